@@ -1,0 +1,1 @@
+"""Actor-critics, one file each; they know no objective."""

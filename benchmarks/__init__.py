@@ -1,0 +1,1 @@
+"""Suites, their execution, and reports."""

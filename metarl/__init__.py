@@ -1,0 +1,22 @@
+"""metarl: bilevel experiments in offline and online reinforcement learning, composed from YAML."""
+
+from metarl.bilevel import *  # noqa: F403
+from metarl.bilevel import __all__ as _engine
+from metarl.component import option
+from metarl.errors import UserError
+from metarl.learner import Learner, NoiseSpec, PolicyTerms, Probe, Role, Spec, Terms
+
+__version__ = "0.1.0"
+
+__all__ = [
+    *_engine,
+    "Learner",
+    "NoiseSpec",
+    "PolicyTerms",
+    "Probe",
+    "Role",
+    "Spec",
+    "Terms",
+    "UserError",
+    "option",
+]

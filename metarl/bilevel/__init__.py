@@ -1,0 +1,38 @@
+"""The bilevel engine: Updates, gradient estimators, differentiable optimisers."""
+
+from metarl.bilevel.autodiff import Params, hold_stop_gradients, stop_gradient, value_and_grad
+from metarl.bilevel.direct import Direct, Polyak, Track
+from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, adam, adamw, momentum, sgd
+from metarl.bilevel.state import TrainState, optimizer_step
+from metarl.bilevel.torch_optim import export_state, import_state
+from metarl.bilevel.unrolled import Unrolled
+from metarl.bilevel.update import Batch, Batches, Estimate, GradientEstimator, Metrics, Tree, Update
+
+__all__ = [
+    "AdamState",
+    "Batch",
+    "Batches",
+    "Direct",
+    "Estimate",
+    "GradientEstimator",
+    "Metrics",
+    "MomentumState",
+    "Optimizer",
+    "Params",
+    "Polyak",
+    "Track",
+    "TrainState",
+    "Tree",
+    "Unrolled",
+    "Update",
+    "adam",
+    "adamw",
+    "export_state",
+    "hold_stop_gradients",
+    "import_state",
+    "momentum",
+    "optimizer_step",
+    "sgd",
+    "stop_gradient",
+    "value_and_grad",
+]

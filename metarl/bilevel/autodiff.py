@@ -1,0 +1,140 @@
+"""Gradients of a scalar loss with respect to one parameter group, in eager, compiled and vmapped code.
+
+Two ways give the same numbers. `torch.func` is what `torch.compile` and `torch.vmap` can trace through; plain
+autograd costs about 1.3x less in eager, and leaves stop-gradients recordable for finite differences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+_held: _Held | None = None
+
+
+class _Held:
+    """The values that `stop_gradient` saw in one evaluation, to be returned in the next ones."""
+
+    def __init__(self) -> None:
+        self.values: list[Tensor] = []
+        self.position: int | None = None  # None while recording
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.position is None:
+            self.values.append(x.detach().clone())
+            return self.values[-1]
+        self.position += 1
+        return self.values[self.position - 1]
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    """`x` as a constant: a detach whose value `hold_stop_gradients` can keep fixed.
+
+    Finite differences see through a plain detach, so an analytic gradient that is right would be called wrong.
+    """
+    if _held is not None:
+        return _held(x)
+    return x.detach()
+
+
+@contextmanager
+def hold_stop_gradients() -> Iterator[Callable[[], None]]:
+    """Records every `stop_gradient` value, then replays them after each call of the yielded `rewind`.
+
+    ```python
+    with hold_stop_gradients() as rewind:
+        value = f(x)          # records
+        rewind(); f(x + h)    # replays: the stopped values are those of f(x)
+    ```
+    """
+    global _held
+    if _held is not None:
+        raise RuntimeError("hold_stop_gradients does not nest")
+    _held = held = _Held()
+
+    def rewind() -> None:
+        held.position = 0
+
+    try:
+        yield rewind
+    finally:
+        _held = None
+
+
+def _transformed() -> bool:
+    """Whether this code runs under torch.compile or inside a torch.func transform."""
+    return torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_tracked(tree: Any) -> bool:
+    """Whether autograd follows any tensor of a nested dict."""
+    if isinstance(tree, Tensor):
+        return tree.requires_grad
+    return any(is_tracked(value) for value in tree.values())
+
+
+def value_and_grad(
+    fn: Callable[[Params], tuple[Tensor, Any]], params: Params, *, differentiable: bool = False
+) -> tuple[Params, Tensor, Any]:
+    """Gradient, value and auxiliary output of `fn(params) -> (scalar, aux)`.
+
+    Args:
+        fn: a pure function of the group.
+        params: the point; tensors that autograd already follows are differentiated where they are.
+        differentiable: keep the graph of the gradient, for a caller that differentiates through it.
+
+    Returns:
+        (grads, value, aux); a parameter that does not reach the value has gradient zero.
+    """
+    if _transformed():
+        grads, (value, aux) = torch.func.grad_and_value(fn, has_aux=True)(params)
+        return grads, value, aux
+    grads, value, aux = _tape(fn, params, differentiable)
+    return {k: torch.zeros_like(params[k]) if g is None else g for k, g in grads.items()}, value, aux
+
+
+def _tape(
+    fn: Callable[[Params], tuple[Tensor, Any]], params: Params, differentiable: bool
+) -> tuple[dict[str, Tensor | None], Tensor, Any]:
+    with torch.enable_grad():
+        leaves = {k: p if p.requires_grad else p.detach().requires_grad_() for k, p in params.items()}
+        value, aux = fn(leaves)
+        grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if value.requires_grad:
+            grads = torch.autograd.grad(
+                value, list(leaves.values()), create_graph=differentiable, allow_unused=True
+            )
+    if not differentiable:
+        value, aux = value.detach(), detach(aux)
+    return dict(zip(leaves, grads, strict=True)), value, aux
+
+
+def unreached(fn: Callable[[Params], tuple[Tensor, Any]], params: Params) -> list[str]:
+    """Names of the parameters that have no path to the value of `fn` (not merely a gradient of zero)."""
+    grads, _, _ = _tape(fn, params, differentiable=False)
+    return [name for name, grad in grads.items() if grad is None]
+
+
+def detach(tree: Any) -> Any:
+    """The same nested structure with every tensor detached."""
+    if isinstance(tree, Tensor):
+        return tree.detach()
+    if isinstance(tree, dict):
+        return {key: detach(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        values = [detach(value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else tuple(values)
+    if isinstance(tree, list):
+        return [detach(value) for value in tree]
+    return tree
+
+
+def norm(params: Params) -> Tensor:
+    """The Euclidean norm of a group taken as one vector, 0-d."""
+    return torch.stack([p.square().sum() for p in params.values()]).sum().sqrt()

@@ -1,0 +1,55 @@
+"""The unrolled virtual steps through other libraries, eagerly: for users of their optimisers, and as oracles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torchopt.base import ChainedGradientTransformation, GradientTransformation
+
+from metarl.bilevel.optimizers import Optimizer
+from metarl.bilevel.state import TrainState
+from metarl.bilevel.update import Batches, OptimizerLike, Tree, Update
+from metarl.errors import ConfigError
+
+NAMES = ("native", "torchopt", "higher")
+
+_KNOWN_WRONG = {
+    "clip_grad_norm": "torchopt 0.7.3 takes the norm as a constant, so the hypergradient through it is wrong",
+    "scale_by_accelerated_adam": (
+        "torchopt 0.7.3's accelerated Adam has twice the right derivative in its first step; use "
+        "use_accelerated_op=False"
+    ),
+}
+
+
+def roll(
+    backend: str,
+    inners: tuple[Update, ...],
+    optimizers: Mapping[str, OptimizerLike],
+    state: TrainState,
+    batches: list[Batches],
+) -> Tree:
+    """The tree after one virtual step of every inner Update per entry of `batches`, differentiable."""
+    from metarl.bilevel.backends import higher, torchopt
+
+    return {"torchopt": torchopt.roll, "higher": higher.roll}[backend](inners, optimizers, state, batches)
+
+
+def refuse_known_wrong(optimizer: GradientTransformation) -> None:
+    """Raises ConfigError for a torchopt transformation whose derivative is known to be wrong."""
+    if isinstance(optimizer, Optimizer):
+        return
+    chained = isinstance(optimizer, ChainedGradientTransformation)
+    parts: tuple[Any, ...] = optimizer.transformations if chained else (optimizer,)
+    for part in parts:
+        for cell in (
+            part.update,
+            *(c.cell_contents for c in getattr(part.update, "__closure__", None) or ()),
+        ):
+            if isinstance(cell, GradientTransformation):
+                refuse_known_wrong(cell)
+            name = getattr(cell, "__qualname__", "")
+            for wrong, reason in _KNOWN_WRONG.items():
+                if wrong in name:
+                    raise ConfigError(f"virtual optimiser: {wrong} is refused: {reason}")

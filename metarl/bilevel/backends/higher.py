@@ -1,0 +1,71 @@
+"""Virtual steps with facebookresearch/higher's differentiable optimisers (eager)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import higher
+import torch
+from torch import Tensor, nn
+
+from metarl.bilevel.direct import Direct
+from metarl.bilevel.optimizers import MomentumState, Optimizer
+from metarl.bilevel.state import TrainState
+from metarl.bilevel.torch_optim import export_state
+from metarl.bilevel.update import Batches, OptimizerLike, Tree, Update
+from metarl.errors import ConfigError
+
+_REFUSED = {
+    "adam": "higher 0.2.1 adds eps in another place than torch.optim.Adam (8.5e-7 apart at lr 0.05)",
+    "adamw": "higher 0.2.1 has no AdamW",
+}
+
+
+def roll(
+    inners: tuple[Update, ...],
+    optimizers: Mapping[str, OptimizerLike],
+    state: TrainState,
+    batches: list[Batches],
+) -> Tree:
+    """See `metarl.bilevel.backends.roll`. One inner Update with a plain gradient; `sgd` or `momentum`.
+
+    Raises:
+        ConfigError: for what higher cannot do, or computes wrongly.
+    """
+    if len(inners) != 1 or not isinstance(inners[0].gradient, Direct):
+        raise ConfigError(
+            "backend 'higher' rolls one inner Update with a plain gradient; use backend 'native'"
+        )
+    inner, group = inners[0], inners[0].params
+    given = optimizers[group]
+    optimizer = given(state.tree) if callable(given) else given
+    if not isinstance(optimizer, Optimizer):
+        raise ConfigError("backend 'higher' takes metarl's sgd and momentum, not a torchopt optimiser")
+    if optimizer.name in _REFUSED:
+        raise ConfigError(f"backend 'higher' refuses {optimizer.name}: {_REFUSED[optimizer.name]}")
+    lr = optimizer.hparams["lr"]
+    start = state.tree[group]
+    if optimizer.name == "momentum":
+        assert isinstance(state.opt[group], MomentumState)
+    with torch.enable_grad():
+        holder = _Holder(start)
+        live = export_state(optimizer, dict(zip(start, holder.parameters(), strict=True)), state.opt[group])
+        override = {"lr": [lr]} if isinstance(lr, Tensor) else None
+        differentiable = higher.get_diff_optim(
+            live, list(holder.parameters()), fmodel=None, override=override, track_higher_grads=True
+        )
+        params = list(start.values())
+        params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+        for step_batches in batches:
+            tree = {**state.tree, group: dict(zip(start, params, strict=True))}
+            loss, _ = inner.evaluate(tree, step_batches)
+            params = list(differentiable.step(loss, params=params))
+    return {**state.tree, group: dict(zip(start, params, strict=True))}
+
+
+class _Holder(nn.Module):
+    """The group as a module's parameters, which is what higher wants to see."""
+
+    def __init__(self, params: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.values = nn.ParameterList(nn.Parameter(value.detach().clone()) for value in params.values())

@@ -1,0 +1,165 @@
+"""Differentiable optimisers as torchopt GradientTransformations, safe to compile, vmap and differentiate.
+
+Each equals one step of its torch.optim namesake. Unlike `torchopt.adam`, `adam` and `adamw` compile under
+torch.func, and their derivative stays finite where a gradient has always been zero (a dead ReLU): there the square
+root of the second moment is differentiated as the constant that it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchopt.base import EmptyState, GradientTransformation
+
+
+class Optimizer(GradientTransformation):
+    """A `GradientTransformation` that knows its name and settings, for backends, exports and checkpoints."""
+
+    name: str
+    hparams: Mapping[str, Any]
+    adaptive: bool
+
+    def __new__(
+        cls, name: str, hparams: Mapping[str, Any], init: Callable, update: Callable, adaptive: bool = False
+    ) -> Optimizer:
+        self = super().__new__(cls, init, update)
+        self.name, self.hparams, self.adaptive = name, hparams, adaptive
+        return self
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in self.hparams.items())})"
+
+
+class MomentumState(NamedTuple):
+    """`trace`: the velocity, with the structure of the group."""
+
+    trace: Any
+
+
+class AdamState(NamedTuple):
+    """`mu`, `nu`: first and second moments; `count`: steps taken, a 0-d float64 tensor."""
+
+    mu: Any
+    nu: Any
+    count: Tensor
+
+
+def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:
+    """Gradient descent: `p <- p - lr (g + weight_decay p)`."""
+
+    def update(grads: Any, state: EmptyState, *, params: Any = None, inplace: bool = False) -> tuple:
+        grads = _decayed(grads, params, weight_decay)
+        return _map(lambda g: -lr * g, grads), state
+
+    return Optimizer("sgd", {"lr": lr, "weight_decay": weight_decay}, lambda params: EmptyState(), update)
+
+
+def momentum(
+    lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
+) -> Optimizer:
+    """Heavy-ball descent as torch.optim.SGD writes it: `m <- momentum m + g`, `p <- p - lr m`.
+
+    With `nesterov` the step is along `g + momentum m`.
+    """
+
+    def init(params: Any) -> MomentumState:
+        return MomentumState(_map(torch.zeros_like, params))
+
+    def update(grads: Any, state: MomentumState, *, params: Any = None, inplace: bool = False) -> tuple:
+        grads = _decayed(grads, params, weight_decay)
+        trace = _map(lambda m, g: momentum * m + g, state.trace, grads)
+        step = _map(lambda g, m: g + momentum * m, grads, trace) if nesterov else trace
+        return _map(lambda m: -lr * m, step), MomentumState(trace)
+
+    hparams = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    return Optimizer("momentum", hparams, init, update)
+
+
+def adam(
+    lr: float | Tensor, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> Optimizer:
+    """Adam (Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1), as torch.optim.Adam computes it.
+
+    `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`,
+    `p <- p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
+    """
+    hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+
+    def update(grads: Any, state: AdamState, *, params: Any = None, inplace: bool = False) -> tuple:
+        return _adam_step(_decayed(grads, params, weight_decay), state, lr, b1, b2, eps)
+
+    return Optimizer("adam", hparams, _adam_init, update, adaptive=True)
+
+
+def adamw(
+    lr: float | Tensor, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+) -> Optimizer:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): Adam's step with `- lr weight_decay p` beside it."""
+    hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
+
+    def update(grads: Any, state: AdamState, *, params: Any = None, inplace: bool = False) -> tuple:
+        if params is None:
+            raise ValueError("adamw needs params=: its weight decay acts on them")
+        updates, state = _adam_step(grads, state, lr, b1, b2, eps)
+        return _map(lambda u, p: u - lr * weight_decay * p, updates, params), state
+
+    return Optimizer("adamw", hparams, _adam_init, update, adaptive=True)
+
+
+def _adam_init(params: Any) -> AdamState:
+    device = _first(params).device
+    return AdamState(
+        _map(torch.zeros_like, params),
+        _map(torch.zeros_like, params),
+        torch.zeros((), dtype=torch.float64, device=device),
+    )
+
+
+def _adam_step(
+    grads: Any, state: AdamState, lr: float | Tensor, b1: float, b2: float, eps: float
+) -> tuple[Any, AdamState]:
+    count = state.count + 1
+    # 1 - b^t without a float ** Tensor, which torch.func cannot trace, and without cancellation.
+    bias1 = -torch.expm1(count * math.log(b1)) if b1 else torch.ones_like(count)
+    bias2_root = (-torch.expm1(count * math.log(b2))).sqrt()
+    mu = _map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
+    nu = _map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.nu, grads)
+
+    def step(m: Tensor, v: Tensor) -> Tensor:
+        denominator = _root(v) / bias2_root.to(v.dtype) + eps
+        return -(lr / bias1).to(m.dtype) * m / denominator
+
+    return _map(step, mu, nu), AdamState(mu, nu, count)
+
+
+def _root(v: Tensor) -> Tensor:
+    """The square root, with derivative 0 (not infinity) where `v` is 0."""
+    positive = v > 0
+    return torch.where(positive, v, 1.0).sqrt() * positive
+
+
+def _decayed(grads: Any, params: Any, weight_decay: float) -> Any:
+    if not weight_decay:
+        return grads
+    if params is None:
+        raise ValueError("weight_decay needs params=: it acts on them")
+    return _map(lambda g, p: g + weight_decay * p, grads, params)
+
+
+def _map(fn: Callable, tree: Any, *rest: Any) -> Any:
+    """`fn` over the tensors of nested dicts, lists and tuples (optree's C++ cannot be traced by the compiler)."""
+    if isinstance(tree, Tensor):
+        return fn(tree, *rest)
+    if isinstance(tree, dict):
+        return {key: _map(fn, value, *(other[key] for other in rest)) for key, value in tree.items()}
+    return type(tree)([_map(fn, *values) for values in zip(tree, *rest, strict=True)])
+
+
+def _first(tree: Any) -> Tensor:
+    while not isinstance(tree, Tensor):
+        tree = next(iter(tree.values() if isinstance(tree, dict) else tree))
+    return tree

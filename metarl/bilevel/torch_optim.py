@@ -1,0 +1,83 @@
+"""Optimiser state from and to a live torch.optim optimiser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchopt.base import EmptyState
+
+from metarl.bilevel.autodiff import Params
+from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, adam, adamw, momentum, sgd
+
+
+def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tuple[Optimizer, Any]:
+    """metarl's optimiser and state that continue a torch.optim optimiser exactly.
+
+    Args:
+        live: SGD, Adam or AdamW with one parameter group.
+        params: name to the very tensors that `live` holds, in any order.
+
+    Raises:
+        ValueError: an optimiser, an option or a set of parameters that has no exact counterpart.
+    """
+    if len(live.param_groups) != 1:
+        raise ValueError(f"import_state: {len(live.param_groups)} param_groups; import them one by one")
+    group = live.param_groups[0]
+    if {id(p) for p in group["params"]} != {id(p) for p in params.values()}:
+        raise ValueError("import_state: `params` must be exactly the tensors that the optimiser holds")
+    for option in ("amsgrad", "maximize", "dampening"):
+        if group.get(option):
+            raise ValueError(f"import_state: torch.optim's {option}={group[option]} has no counterpart here")
+    state = {name: live.state.get(p, {}) for name, p in params.items()}
+    if type(live) is torch.optim.SGD:
+        common = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+        if not group["momentum"]:
+            return sgd(**common), EmptyState()
+        trace = {name: _value(s.get("momentum_buffer"), params[name]) for name, s in state.items()}
+        return momentum(momentum=group["momentum"], nesterov=group["nesterov"], **common), MomentumState(
+            trace
+        )
+    if type(live) not in (torch.optim.Adam, torch.optim.AdamW):
+        raise ValueError(f"import_state: {type(live).__name__} has no counterpart; use SGD, Adam or AdamW")
+    decoupled = type(live) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
+    build = adamw if decoupled else adam
+    optimizer = build(group["lr"], *group["betas"], eps=group["eps"], weight_decay=group["weight_decay"])
+    counts = {float(s["step"]) for s in state.values() if s} or {0.0}
+    if len(counts) > 1 or (counts != {0.0} and not all(state.values())):
+        raise ValueError("import_state: parameters have taken different numbers of steps")
+    device = next(iter(params.values())).device
+    return optimizer, AdamState(
+        {name: _value(s.get("exp_avg"), params[name]) for name, s in state.items()},
+        {name: _value(s.get("exp_avg_sq"), params[name]) for name, s in state.items()},
+        torch.tensor(counts.pop(), dtype=torch.float64, device=device),
+    )
+
+
+def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.optim.Optimizer:
+    """A torch.optim optimiser over `params` (leaf tensors) that continues exactly where metarl's stands."""
+    settings = {k: float(v) if isinstance(v, Tensor) else v for k, v in optimizer.hparams.items()}
+    leaves = list(params.values())
+    if optimizer.name in ("sgd", "momentum"):
+        live: torch.optim.Optimizer = torch.optim.SGD(leaves, **settings)
+        if isinstance(state, MomentumState):
+            for name, p in params.items():
+                live.state[p]["momentum_buffer"] = state.trace[name].detach().clone()
+        return live
+    if not isinstance(state, AdamState):
+        raise ValueError(f"export_state: {optimizer.name} has no torch.optim counterpart")
+    betas = (settings.pop("b1"), settings.pop("b2"))
+    live = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name](
+        leaves, betas=betas, **settings
+    )
+    if state.count > 0:
+        for name, p in params.items():
+            live.state[p]["step"] = state.count.detach().to(torch.float32).clone()
+            live.state[p]["exp_avg"] = state.mu[name].detach().clone()
+            live.state[p]["exp_avg_sq"] = state.nu[name].detach().clone()
+    return live
+
+
+def _value(buffer: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like, requires_grad=False) if buffer is None else buffer.detach().clone()

@@ -1,0 +1,188 @@
+"""Components: frozen dataclasses, or functions with annotated arguments, built from checked settings.
+
+A field that holds another component says so with `option(..., group=...)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from torch import Tensor
+
+from metarl import registry
+from metarl.errors import ConfigError, nearest
+
+
+def option(
+    default: Any = MISSING, help: str = "", *, factory: Any = MISSING, group: str | None = None
+) -> Any:
+    """A dataclass field with its help text beside it.
+
+    Args:
+        default: the default value.
+        help: one line for `metarl list NAME`.
+        factory: makes the default, where it is mutable or a component.
+        group: the entry-point group, where the field holds a component (`metarl.optimizers`).
+    """
+    metadata = {"help": help} | ({"group": group} if group else {})
+    if factory is not MISSING:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def component(
+    group: str, node: Any, where: str, key: str, folder: Path | None = None, default: Any = None
+) -> tuple[Any, dict[str, Any]]:
+    """A component and its resolved plain form from `{name: ..., preset: ..., setting: value}` or just its name.
+
+    Raises:
+        ConfigError: an unknown name, preset or setting, or a value of the wrong type.
+    """
+    kind = registry.GROUPS[group]
+    node = {"name": node} if isinstance(node, str) else node
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}: {key} must be a mapping such as {{name: ...}}, not {node!r}")
+    settings = dict(node)
+    name = settings.pop("name", None) or (default or {}).get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: {key} has no name. Known: {', '.join(registry.names(group))}.")
+    if default and default["name"] == name:
+        settings = {**{k: v for k, v in default.items() if k != "name"}, **settings}
+    try:
+        target = registry.resolve(group, name, folder=folder)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {key}.name: {error}") from error.__cause__
+    preset = settings.pop("preset", None)
+    if preset is not None:
+        presets = getattr(target, "presets", {})
+        if preset not in presets:
+            raise ConfigError(
+                f"{where}: {key}.preset: {kind} {name!r} has no preset {preset!r}.{nearest(preset, presets)}"
+            )
+        settings = _deep_merge(presets[preset], settings)
+    schema = schema_of(target)
+    nested: dict[str, tuple[Any, Any]] = {}
+    for f in dataclasses.fields(schema):
+        if "group" in f.metadata:
+            inner_default = plain_component(_default(f))
+            value = settings.pop(f.name, inner_default)
+            if value is None:
+                nested[f.name] = (None, None)
+            else:
+                nested[f.name] = component(
+                    f.metadata["group"], value, where, f"{key}.{f.name}", folder, inner_default
+                )
+    plain = merge(schema, settings, where, key, without=tuple(nested))
+    arguments = _objects(schema, plain) | {k: obj for k, (obj, _) in nested.items()}
+    try:
+        built = target(**arguments)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: {key}: {error}") from error
+    return built, {"name": name, **plain, **{k: p for k, (_, p) in nested.items()}}
+
+
+def schema_of(target: Any) -> type:
+    """The dataclass of a component's settings: itself, or one made from a function's signature."""
+    if dataclasses.is_dataclass(target):
+        return typing.cast(type, target)
+    hints = typing.get_type_hints(target)
+    fields = []
+    for parameter in inspect.signature(target).parameters.values():
+        hint = hints.get(parameter.name, Any)
+        kinds = [t for t in typing.get_args(hint) if t is not Tensor]
+        hint = kinds[0] if len(kinds) == 1 and Tensor in typing.get_args(hint) else hint
+        default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
+        fields.append((parameter.name, hint, option(default)))
+    fields.sort(key=lambda f: f[2].default is not MISSING)
+    return dataclasses.make_dataclass(target.__name__, fields)
+
+
+def plain_component(built: Any) -> dict[str, Any] | None:
+    """The plain form of a built optimiser; None for None."""
+    if built is None:
+        return None
+    return {"name": built.name, **built.hparams}
+
+
+def describe(target: Callable) -> list[tuple[str, str, str]]:
+    """(setting, default, help) of every setting of a component."""
+    rows = []
+    for f in dataclasses.fields(schema_of(target)):
+        default = _default(f)
+        rows.append((f.name, "required" if default is MISSING else str(default), f.metadata.get("help", "")))
+    return rows
+
+
+def _default(f: dataclasses.Field) -> Any:
+    return f.default_factory() if f.default_factory is not MISSING else f.default
+
+
+def merge(schema: type, node: Any, where: str, key: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`node` merged into a dataclass schema, as plain data."""
+    prefix = f"{key}." if key else ""
+    if node is None:
+        node = {}
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}: {key} must be a mapping of settings, not {node!r}")
+    hints = typing.get_type_hints(schema)
+    kept = [f for f in dataclasses.fields(schema) if f.name not in without]
+    known = [f.name for f in dataclasses.fields(schema)]
+    for name in node:
+        if name not in known:
+            raise ConfigError(f"{where}: unknown key '{prefix}{name}'.{nearest(str(name), known)}")
+    missing = [f.name for f in kept if _default(f) is MISSING and f.name not in node]
+    if missing:
+        raise ConfigError(f"{where}: '{prefix}{missing[0]}' is missing")
+    ordered = sorted(kept, key=lambda f: _default(f) is not MISSING)
+    fields = [(f.name, hints[f.name], _again(f)) for f in ordered]
+    structured = OmegaConf.structured(dataclasses.make_dataclass(schema.__name__, fields))
+    try:
+        merged = OmegaConf.merge(structured, OmegaConf.create(dict(node)))
+        return typing.cast(dict, OmegaConf.to_container(merged, resolve=True, throw_on_missing=True))
+    except ConfigKeyError as error:
+        raise ConfigError(f"{where}: unknown key '{prefix}{error.full_key}'.{_suggestion(error)}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {prefix}{error.full_key}: {first_line(error)}") from error
+
+
+def _again(f: dataclasses.Field) -> Any:
+    if f.default_factory is not MISSING:
+        return field(default_factory=f.default_factory)
+    return field() if f.default is MISSING else field(default=f.default)
+
+
+def _objects(schema: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data with nested dataclasses and tuples made again."""
+    hints = typing.get_type_hints(schema)
+
+    def made(hint: Any, value: Any) -> Any:
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            return typing.cast(type, hint)(**_objects(typing.cast(type, hint), value))
+        return tuple(value) if typing.get_origin(hint) is tuple and value is not None else value
+
+    return {name: made(hints[name], value) for name, value in plain.items()}
+
+
+def _deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _deep_merge(merged[key], value) if both else value
+    return merged
+
+
+def first_line(error: Exception) -> str:
+    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__
+
+
+def _suggestion(error: Exception) -> str:
+    text = first_line(error)
+    return f" Did you mean {text.split('Did you mean:')[1].strip()}" if "Did you mean:" in text else ""

@@ -1,0 +1,228 @@
+"""An experiment from YAML: files merged by OmegaConf into the dataclasses that components declare."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from metarl.component import component, first_line, merge, option
+from metarl.data.sources import DataSource
+from metarl.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """When and how the policy is evaluated, in environments of its own."""
+
+    every: int = option(5000, "gradient steps between evaluations")
+    episodes: int = option(10, "episodes of one evaluation")
+    env: str | None = option(None, "Gymnasium id; by default the environment that the training data names")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When the run is saved."""
+
+    every: int | None = option(
+        None, "gradient steps between checkpoints; by default those between evaluations"
+    )
+    keep: int = option(2, "how many are kept; at least 2, so that a corrupt one has a predecessor")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A whole experiment, its components built.
+
+    Attributes:
+        resolved: the same as plain data, every default filled in; `config.yaml` of a run.
+    """
+
+    name: str
+    algorithm: Any
+    objectives: tuple[Any, ...]
+    data: Mapping[str, DataSource]
+    steps: int
+    seeds: tuple[int, ...]
+    device: str
+    precision: str
+    log_every: int
+    evaluation: Evaluation
+    checkpoint: Checkpoint
+    resolved: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """Eight hex digits of the resolved configuration without steps, seeds and device."""
+        kept = {k: v for k, v in self.resolved.items() if k not in ("steps", "seeds", "device")}
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def folder(self) -> str:
+        """The run folder's name, `<name>-<hash>`."""
+        return f"{self.name}-{self.hash}"
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """The keys of an experiment file that hold no component."""
+
+    name: str = option("experiment", "names the run folder")
+    steps: int = option(100_000, "gradient steps")
+    seeds: tuple[int, ...] = option((0,), "one run each")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU where there is one")
+    precision: Literal["float32", "float64"] = option("float32", "of parameters and batches")
+    log_every: int | None = option(
+        None, "gradient steps between rows of metrics; default: evaluation.every / 5"
+    )
+    evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
+    checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")
+
+
+TOP_LEVEL = ("algorithm", "objective", "data", *(f.name for f in dataclasses.fields(_Plain)))
+
+
+# -- reading ---------------------------------------------------------------------------------------------------
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a YAML file, the `base:` files it names, and `key=value` arguments describe.
+
+    Raises:
+        ConfigError: names the file, the key and the nearest valid one.
+    """
+    path = Path(path)
+    return build(read(path, overrides), where=str(path), folder=path.parent)
+
+
+def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The merged YAML as plain data, before components are resolved."""
+    merged: Any = _merge_files(path, ())
+    try:
+        for text in overrides:
+            key, equals, _ = text.partition("=")
+            if not equals or not key:
+                raise ConfigError(f"argument {text!r} is not of the form key=value")
+            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([text]))
+        plain = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {first_line(error)}") from error
+    assert isinstance(plain, dict)
+    return plain  # type: ignore[return-value]
+
+
+def _merge_files(path: Path, above: tuple[Path, ...]) -> DictConfig:
+    if path in above:
+        raise ConfigError(f"{path}: base files name each other in a circle")
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; name a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(
+            f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: td3_bc}}'"
+        )
+    base = loaded.pop("base", None)
+    bases = [base] if isinstance(base, str) else list(base or [])
+    parts = [_merge_files(path.parent / name, (*above, path)) for name in bases]
+    return typing.cast(DictConfig, OmegaConf.merge(*parts, loaded))
+
+
+# -- building --------------------------------------------------------------------------------------------------
+
+
+def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Experiment:
+    """The experiment that plain data describes; `where` names its origin in errors."""
+    for key in raw:
+        if key not in TOP_LEVEL:
+            raise ConfigError(f"{where}: unknown key {key!r}.{nearest(str(key), TOP_LEVEL)}")
+    if raw.get("algorithm") is None:
+        raise ConfigError(f"{where}: 'algorithm' is missing; add, for example, 'algorithm: {{name: td3_bc}}'")
+    plain = merge(
+        _Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, ""
+    )
+    algorithm, algorithm_plain = component("metarl.algorithms", raw["algorithm"], where, "algorithm", folder)
+    objective = raw.get("objective") or []
+    several = isinstance(objective, list)
+    built = [
+        component("metarl.objectives", node, where, f"objective[{i}]" if several else "objective", folder)
+        for i, node in enumerate(objective if several else [objective])
+    ]
+    data = {
+        role: merge(DataSource, node, where, f"data.{role}")
+        for role, node in _mapping(raw, "data", where).items()
+    }
+    if "train" not in data:
+        raise ConfigError(
+            f"{where}: 'data.train' is missing; add, for example, 'train: {{recipe: pendulum/medium}}'"
+        )
+    evaluation = Evaluation(**plain["evaluation"])
+    log_every = plain["log_every"] or max(1, evaluation.every // 5)
+    checkpoint = Checkpoint(**plain["checkpoint"])
+    checkpoint = dataclasses.replace(checkpoint, every=checkpoint.every or evaluation.every)
+    for key, value, least in (
+        ("steps", plain["steps"], 1),
+        ("log_every", log_every, 1),
+        ("evaluation.every", evaluation.every, 1),
+        ("evaluation.episodes", evaluation.episodes, 1),
+        ("checkpoint.every", checkpoint.every, 1),
+        ("checkpoint.keep", checkpoint.keep, 2),
+    ):
+        if value < least:
+            raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
+    for key, value in (("evaluation.every", evaluation.every), ("checkpoint.every", checkpoint.every)):
+        if value % log_every:
+            raise ConfigError(f"{where}: {key} ({value}) must be a multiple of log_every ({log_every})")
+    seeds = tuple(plain["seeds"])
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ConfigError(f"{where}: seeds must be different numbers from 0 up, not {list(seeds)}")
+    resolved = {
+        "name": plain["name"],
+        "algorithm": algorithm_plain,
+        "objective": [node for _, node in built],
+        "data": data,
+        **{k: plain[k] for k in ("steps", "device", "precision")},
+        "seeds": list(seeds),
+        "log_every": log_every,
+        "evaluation": plain["evaluation"],
+        "checkpoint": dataclasses.asdict(checkpoint),
+    }
+    return Experiment(
+        name=plain["name"],
+        algorithm=algorithm,
+        objectives=tuple(objective for objective, _ in built),
+        data={role: DataSource(**node) for role, node in data.items()},
+        steps=plain["steps"],
+        seeds=seeds,
+        device=plain["device"],
+        precision=plain["precision"],
+        log_every=log_every,
+        evaluation=evaluation,
+        checkpoint=checkpoint,
+        resolved=resolved,
+    )
+
+
+def _mapping(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
+    node = raw.get(key) or {}
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}: {key!r} must be a mapping, not {node!r}")
+    return node
+
+
+def to_yaml(resolved: Mapping[str, Any]) -> str:
+    """Plain data as YAML, keys in their order."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(resolved)))

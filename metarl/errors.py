@@ -1,0 +1,41 @@
+"""Errors that are the user's to mend, each one clear line; anything else that is raised is ours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in a configuration, a dataset or a run folder.
+
+    The message names the file and the key, and says what to do. The command line prints it without a
+    traceback and exits with code 2.
+    """
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be read, merged or built."""
+
+
+class DataError(UserError):
+    """Data of the wrong shape or type, with missing or non-finite values."""
+
+
+class DatasetUnavailable(DataError):
+    """A dataset that is not on this machine; the message prints the command that makes or imports it."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is corrupt, foreign or of another configuration."""
+
+
+class NonFiniteError(UserError):
+    """A loss, a gradient or a parameter became NaN or infinite."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the nearest of `known`, or the whole list where none is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known) or 'none'}."

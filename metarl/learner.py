@@ -1,0 +1,474 @@
+"""Learner: an actor-critic as a list of Updates and an `act`; and what an objective may touch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torchopt.base import GradientTransformation
+
+from metarl.bilevel import backends
+from metarl.bilevel.autodiff import Params, is_tracked, norm, unreached
+from metarl.bilevel.direct import Polyak
+from metarl.bilevel.optimizers import Optimizer
+from metarl.bilevel.state import TrainState, optimizer_step
+from metarl.bilevel.unrolled import Unrolled
+from metarl.bilevel.update import Batch, Batches, Estimate, Loss, Metrics, Tree, Update
+from metarl.errors import ConfigError, nearest
+
+Act = Callable[[Tree, Tensor, Any, Tensor | None, bool], tuple[Tensor, Any]]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a learner must know of its environment.
+
+    Attributes:
+        obs_dim, action_dim: sizes of flat observations and actions.
+        max_action: actions lie in [-max_action, max_action], per dimension.
+    """
+
+    obs_dim: int
+    action_dim: int
+    max_action: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Role:
+    """A batch that a learner asks for in every step.
+
+    Attributes:
+        source: the entry of `data:` that it is drawn from; several roles may draw from one.
+        size: rows.
+        statistics: the entry of `data:` whose statistics normalise its observations.
+    """
+
+    source: str
+    size: int
+    statistics: str = "train"
+
+
+@dataclass(frozen=True)
+class NoiseSpec:
+    """Noise that a learner's losses read as `batches["noise"][name]`.
+
+    Attributes:
+        shape: without the batch axis, which is the size of `role`.
+        role: the role whose size leads the shape.
+        distribution: "normal" (standard) or "uniform" (on [-1, 1]).
+    """
+
+    shape: tuple[int, ...]
+    role: str = "train"
+    distribution: str = "normal"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """A policy's loss, per sample.
+
+    Attributes:
+        improvement: [B], a gain.
+        constraint: [B], a loss; None where there is none.
+        rest: [B], a loss that no degree weighs (entropy); None where there is none.
+        signal: [B], what a guiding network looks at.
+        metrics: 0-d tensors to log.
+    """
+
+    improvement: Tensor
+    constraint: Tensor | None
+    rest: Tensor | None
+    signal: Tensor
+    metrics: Metrics = field(default_factory=dict)
+
+
+class PolicyTerms(Protocol):
+    """What objectives hook on (GORL's Eq. 2: the seam between algorithm and objective).
+
+    `updates` names the Updates whose loss is `combine(terms, degree)`; `forms` the deviations from the base
+    algorithm that `terms` knows by name. Degree 1 is the base algorithm, bitwise.
+    """
+
+    updates: tuple[str, ...]
+    forms: tuple[str, ...]
+
+    def terms(
+        self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()
+    ) -> Terms: ...
+
+    def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
+        """Scalar loss; degree a number, [B], or None for no constraint at all."""
+        ...
+
+    def imitation(
+        self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()
+    ) -> Tensor: ...
+
+    def action(self, tree: Tree, obs: Tensor, noise: Mapping[str, Tensor]) -> Tensor: ...
+
+    def features(self, tree: Tree, obs: Tensor) -> Tensor: ...
+
+    def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor: ...
+
+    def v(self, tree: Tree, obs: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A learned function worth watching: logged as a histogram, a curve, and how far it has moved.
+
+    Attributes:
+        group: the parameter group that it belongs to.
+        sample: `(tree, batches) -> (input [n], output [n])` on the training batch.
+        curve: `(tree, grid [m]) -> output [m]`.
+        input_name, output_name: axis labels.
+    """
+
+    group: str
+    sample: Callable[[Tree, Batches], tuple[Tensor, Tensor]]
+    curve: Callable[[Tree, Tensor], Tensor]
+    input_name: str
+    output_name: str
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Parameter groups, Updates in stages, and an `act`; objectives take one and return one.
+
+    Updates in one stage all estimate on the state at the stage's entry, then all apply.
+
+    Attributes:
+        modules: templates by group; their parameters are the initial values.
+        tensors: groups without a module (a log temperature, learned rates, running statistics).
+        stages: tuples of Updates.
+        virtual: Updates that only estimators use.
+        roles, noise: what a step reads.
+        act: `(tree, obs [N, O], carry, noise, deterministic) -> (action [N, A], carry)`.
+        policy: what objectives hook on; None means that they refuse.
+        probes: learned functions to watch.
+        normalize: whether observations are normalised with the training data's statistics.
+    """
+
+    modules: dict[str, nn.Module]
+    stages: tuple[tuple[Update, ...], ...]
+    act: Act
+    tensors: dict[str, Params] = field(default_factory=dict)
+    virtual: dict[str, Update] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=dict)
+    noise: dict[str, NoiseSpec] = field(default_factory=dict)
+    policy: PolicyTerms | None = None
+    probes: dict[str, Probe] = field(default_factory=dict)
+    normalize: bool = True
+
+    # -- what an objective uses ------------------------------------------------------------------------------
+
+    def with_modules(self, **modules: nn.Module) -> Learner:
+        """Adds parameter groups that are networks."""
+        self._refuse_clash("parameter group", modules, {**self.modules, **self.tensors})
+        return replace(self, modules={**self.modules, **modules})
+
+    def with_tensors(self, **tensors: Params) -> Learner:
+        """Adds parameter groups without a network."""
+        self._refuse_clash("parameter group", tensors, {**self.modules, **self.tensors})
+        return replace(self, tensors={**self.tensors, **tensors})
+
+    def with_roles(self, **roles: Role) -> Learner:
+        """Asks for further batches."""
+        self._refuse_clash("role", roles, self.roles)
+        return replace(self, roles={**self.roles, **roles})
+
+    def with_noise(self, **noise: NoiseSpec) -> Learner:
+        """Asks for further noise."""
+        self._refuse_clash("noise", noise, self.noise)
+        return replace(self, noise={**self.noise, **noise})
+
+    def with_virtual(self, *updates: Update) -> Learner:
+        """Adds Updates that only estimators use."""
+        named = {u.name: u for u in updates}
+        self._refuse_clash("virtual Update", named, self.virtual)
+        return replace(self, virtual={**self.virtual, **named})
+
+    def with_probes(self, **probes: Probe) -> Learner:
+        """Adds functions to watch."""
+        return replace(self, probes={**self.probes, **probes})
+
+    def with_policy_loss(self, loss: Loss) -> Learner:
+        """Replaces the loss of the policy's Updates."""
+        policy = self.hooks("a new policy loss")
+        return replace(
+            self,
+            stages=tuple(
+                tuple(replace(u, loss=loss) if u.name in policy.updates else u for u in stage)
+                for stage in self.stages
+            ),
+        )
+
+    def with_stage_before(self, name: str, *updates: Update) -> Learner:
+        """Inserts a stage before the one that holds the Update `name`."""
+        position = self._stage_of(name)
+        return replace(self, stages=(*self.stages[:position], updates, *self.stages[position:]))
+
+    def with_update_beside(self, name: str, *updates: Update) -> Learner:
+        """Adds Updates to the stage that holds the Update `name`: they all estimate on its entry state."""
+        position = self._stage_of(name)
+        stage = (*self.stages[position], *updates)
+        return replace(self, stages=(*self.stages[:position], stage, *self.stages[position + 1 :]))
+
+    def hooks(self, objective: str) -> PolicyTerms:
+        """The policy's terms; raises ConfigError where the algorithm has none."""
+        if self.policy is None:
+            raise ConfigError(
+                f"objective {objective}: this algorithm exposes no policy improvement and constraint to hook on; "
+                "choose one that does, such as td3_bc"
+            )
+        return self.policy
+
+    # -- building --------------------------------------------------------------------------------------------
+
+    @property
+    def updates(self) -> dict[str, Update]:
+        """Every staged Update by name, in order."""
+        return {u.name: u for stage in self.stages for u in stage}
+
+    def ready(self) -> Learner:
+        """The learner with names of Updates resolved; call once all objectives are attached.
+
+        Raises:
+            ConfigError: a misspelt name, two Updates of one group in a stage, a group shared by unlike
+                optimisers, a bilevel period that is no multiple of its inner's, a module with buffers.
+        """
+        staged = [u for stage in self.stages for u in stage]
+        everything = {**self.virtual, **self.updates}
+        if len(everything) != len(staged) + len(self.virtual):
+            seen = [u.name for u in staged] + list(self.virtual)
+            twice = next(name for name in seen if seen.count(name) > 1)
+            raise ConfigError(f"two Updates are called {twice!r}; names must be unique in a learner")
+        resolved: dict[str, Update] = {}
+
+        def lookup(name: str, path: tuple[str, ...] = ()) -> Update:
+            if name not in everything:
+                user = f"update {path[-1]!r}: " if path else ""
+                raise ConfigError(f"{user}there is no Update called {name!r}.{nearest(name, everything)}")
+            if name in path:
+                raise ConfigError(
+                    f"Updates differentiate through each other in a circle: {' -> '.join([*path, name])}"
+                )
+            if name not in resolved:
+                update = everything[name]
+                gradient: Any = update.gradient
+                if hasattr(gradient, "resolve"):
+                    gradient = gradient.resolve(lambda inner: lookup(inner, (*path, name)))
+                resolved[name] = replace(update, gradient=gradient)
+            return resolved[name]
+
+        stages = tuple(tuple(lookup(u.name) for u in stage) for stage in self.stages)
+        virtual = {name: lookup(name) for name in self.virtual}
+        learner = replace(self, stages=stages, virtual=virtual)
+        learner._check_groups()
+        learner._check_stages()
+        learner._check_bilevel()
+        return learner
+
+    def init(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> TrainState:
+        """The initial state; a group that follows a source by `Polyak` starts as its copy."""
+        tree: Tree = {
+            name: {k: p.detach().clone() for k, p in m.named_parameters()} for name, m in self.modules.items()
+        }
+        tree |= {
+            name: {k: t.detach().clone() for k, t in group.items()} for name, group in self.tensors.items()
+        }
+        for update in self.updates.values():
+            if isinstance(update.gradient, Polyak) and update.params not in tree:
+                tree[update.params] = {k: p.clone() for k, p in tree[update.gradient.source].items()}
+        tree = {name: {k: t.to(device, dtype) for k, t in group.items()} for name, group in tree.items()}
+        return self.state_of(tree)
+
+    def state_of(self, tree: Tree) -> TrainState:
+        """A fresh optimiser state and clear flags over a given tree."""
+        updates = {**self.virtual, **self.updates}
+        opt = {u.params: u.optimizer_for(tree).init(tree[u.params]) for u in updates.values()}
+        device = next(iter(next(iter(tree.values())).values())).device
+        flags = {
+            f"nonfinite/{u.name}": torch.zeros((), dtype=torch.bool, device=device)
+            for u in self.updates.values()
+            if u.loss is not None
+        }
+        flags |= {
+            f"zero/{u.name}": torch.zeros((), dtype=torch.int64, device=device)
+            for u in self.updates.values()
+            if isinstance(u.gradient, Unrolled)
+        }
+        return TrainState(tree, opt, flags)
+
+    def check(self, state: TrainState, batches: Batches) -> None:
+        """Errors that would otherwise show as a silent zero, before the first step.
+
+        Raises:
+            ConfigError: a parameter that reaches no loss; a name missing from the tree or the batches; an optimiser
+                whose derivative is known to be wrong.
+        """
+        for update in self.updates.values():
+            objective = getattr(update.gradient, "objective", None)
+            if objective is None:
+                continue
+            lost = unreached(objective(update, state, batches), state.tree[update.params])
+            if lost and getattr(update.gradient, "first_order", False):
+                raise ConfigError(
+                    f"update {update.name!r}: with first_order=True, {', '.join(lost)} of {update.params!r} enter only "
+                    "through the inner loss, so that their hypergradient is exactly zero; use first_order=False"
+                )
+            if lost:
+                raise ConfigError(
+                    f"update {update.name!r}: parameters {', '.join(lost)} of group {update.params!r} do not reach "
+                    "its loss; remove them, or use them in the loss"
+                )
+            if isinstance(update.gradient, Unrolled):
+                self._warn_cold(update, update.gradient)
+
+    # -- running ---------------------------------------------------------------------------------------------
+
+    def due(self, step: int) -> frozenset[str]:
+        """Names of the Updates due at `step` (counted from 1); a bilevel one only together with its inner."""
+        own = {name for name, u in self.updates.items() if u.due(step)}
+        return frozenset(name for name in own if self._staged_inners(self.updates[name]) <= own)
+
+    def step(
+        self, state: TrainState, batches: Batches, due: Iterable[str], donate: bool = False
+    ) -> tuple[TrainState, Metrics]:
+        """One training step: stage by stage, the due Updates estimate, then apply.
+
+        Args:
+            state: at the step's entry; left untouched unless `donate`.
+            batches: by role, and "noise".
+            due: names of Updates, decided by the caller.
+            donate: the caller gives `state` away, so that its memory may be reused.
+
+        Returns:
+            the new state, and metrics as 0-d tensors by `update/metric`.
+        """
+        metrics: Metrics = {}
+        for stage in self.stages:
+            estimates = [(u, u.gradient(u, state, batches)) for u in stage if u.name in due]
+            entry = state
+            for update, estimate in estimates:
+                state = _apply(update, estimate, entry, state)
+                if estimate.loss is not None:
+                    metrics[f"{update.name}/loss"] = estimate.loss
+                metrics |= {f"{update.name}/{key}": value for key, value in estimate.metrics.items()}
+        return state, metrics
+
+    # -- checks ----------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _refuse_clash(kind: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
+        for name in new:
+            if name in old:
+                raise ConfigError(
+                    f"{kind} {name!r} exists already; two objectives of one kind cannot be attached"
+                )
+
+    def _stage_of(self, name: str) -> int:
+        for position, stage in enumerate(self.stages):
+            if any(u.name == name for u in stage):
+                return position
+        raise ConfigError(f"there is no Update called {name!r} in any stage.{nearest(name, self.updates)}")
+
+    def _staged_inners(self, update: Update) -> set[str]:
+        gradient = update.gradient
+        return (
+            {u.name for u in gradient.inners} & set(self.updates) if isinstance(gradient, Unrolled) else set()
+        )
+
+    def _check_groups(self) -> None:
+        for name, module in self.modules.items():
+            if next(module.buffers(), None) is not None:
+                raise ConfigError(
+                    f"module {name!r} has buffers, which a step would change unseen; keep them in Learner.tensors and "
+                    "move them with Track"
+                )
+        followers = {
+            u.params: u.gradient.source for u in self.updates.values() if isinstance(u.gradient, Polyak)
+        }
+        groups = {**self.modules, **self.tensors}
+        optimizers: dict[str, tuple[str, Any]] = {}
+        for update in {**self.virtual, **self.updates}.values():
+            known = {**groups, **followers}
+            if update.params not in known:
+                raise ConfigError(
+                    f"update {update.name!r}: there is no parameter group {update.params!r}.{nearest(update.params, known)}"
+                )
+            source = followers.get(update.params)
+            if source is not None and source not in groups:
+                raise ConfigError(
+                    f"update {update.name!r}: there is no parameter group {source!r} to follow.{nearest(source, groups)}"
+                )
+            identity = _identity(update.optimizer)
+            other, theirs = optimizers.setdefault(update.params, (update.name, identity))
+            if theirs != identity:
+                raise ConfigError(
+                    f"updates {other!r} and {update.name!r} share group {update.params!r} but have unlike optimisers; "
+                    "its state can belong to one kind only"
+                )
+
+    def _check_stages(self) -> None:
+        for stage in self.stages:
+            for i, a in enumerate(stage):
+                for b in stage[:i]:
+                    apart = (a.stop or float("inf")) <= b.start or (b.stop or float("inf")) <= a.start
+                    if a.params == b.params and not apart:
+                        raise ConfigError(
+                            f"updates {b.name!r} and {a.name!r} move group {a.params!r} in one stage; put them in two"
+                        )
+
+    def _check_bilevel(self) -> None:
+        for update in self.updates.values():
+            for name in sorted(self._staged_inners(update)):
+                inner = self.updates[name]
+                if update.every % inner.every:
+                    raise ConfigError(
+                        f"update {update.name!r}: every={update.every} is no multiple of every={inner.every} of "
+                        f"{name!r}, which it differentiates through; choose a multiple"
+                    )
+
+    def _warn_cold(self, update: Update, gradient: Unrolled) -> None:
+        given = gradient.optimizer
+        if isinstance(given, Optimizer) and given.adaptive and gradient.steps == 1:
+            warnings.warn(
+                f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
+                "first step is about lr * sign(gradient)); use sgd, or optimizer=None to carry the real moments",
+                stacklevel=3,
+            )
+
+
+def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainState) -> TrainState:
+    optimizer: GradientTransformation = update.optimizer_for(entry.tree)
+    group = update.params
+    params, opt = optimizer_step(optimizer, entry.tree[group], estimate.grads, entry.opt[group])
+    flags = dict(state.flags)
+    if estimate.loss is not None:
+        key = f"nonfinite/{update.name}"
+        flags[key] = flags[key] | ~estimate.loss.isfinite()
+    if "hypergradient_norm" in estimate.metrics:
+        size = estimate.metrics["hypergradient_norm"]
+        key = f"zero/{update.name}"
+        flags[key] = torch.where(size == 0, flags[key] + 1, 0)
+        key = f"nonfinite/{update.name}"
+        flags[key] = flags[key] | ~size.isfinite()
+    return TrainState({**state.tree, group: params}, {**state.opt, group: opt}, flags)
+
+
+def _identity(optimizer: Any) -> Any:
+    """What two Updates of one group must have in common."""
+    if isinstance(optimizer, Optimizer):
+        return (
+            optimizer.name,
+            tuple(sorted((k, id(v) if isinstance(v, Tensor) else v) for k, v in optimizer.hparams.items())),
+        )
+    return id(optimizer)
+
+
+__all__ = ["Act", "Learner", "NoiseSpec", "PolicyTerms", "Probe", "Role", "Spec", "Terms"]

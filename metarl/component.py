@@ -21,9 +21,7 @@ from metarl import registry
 from metarl.errors import ConfigError, nearest
 
 
-def option(
-    default: Any = MISSING, help: str = "", *, factory: Any = MISSING, group: str | None = None
-) -> Any:
+def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, group: str | None = None) -> Any:
     """A dataclass field with its help text beside it.
 
     Args:
@@ -77,9 +75,7 @@ def component(
             if value is None:
                 nested[f.name] = (None, None)
             else:
-                nested[f.name] = component(
-                    f.metadata["group"], value, where, f"{key}.{f.name}", folder, inner_default
-                )
+                nested[f.name] = component(f.metadata["group"], value, where, f"{key}.{f.name}", folder, inner_default)
     plain = merge(schema, settings, where, key, without=tuple(nested))
     arguments = _objects(schema, plain) | {k: obj for k, (obj, _) in nested.items()}
     try:

@@ -33,9 +33,7 @@ class Evaluation:
 class Checkpoint:
     """When the run is saved."""
 
-    every: int | None = option(
-        None, "gradient steps between checkpoints; by default those between evaluations"
-    )
+    every: int | None = option(None, "gradient steps between checkpoints; by default those between evaluations")
     keep: int = option(2, "how many are kept; at least 2, so that a corrupt one has a predecessor")
 
 
@@ -81,9 +79,7 @@ class _Plain:
     seeds: tuple[int, ...] = option((0,), "one run each")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU where there is one")
     precision: Literal["float32", "float64"] = option("float32", "of parameters and batches")
-    log_every: int | None = option(
-        None, "gradient steps between rows of metrics; default: evaluation.every / 5"
-    )
+    log_every: int | None = option(None, "gradient steps between rows of metrics; default: evaluation.every / 5")
     evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
     checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")
 
@@ -132,9 +128,7 @@ def _merge_files(path: Path, above: tuple[Path, ...]) -> DictConfig:
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
-        raise ConfigError(
-            f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: td3_bc}}'"
-        )
+        raise ConfigError(f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: td3_bc}}'")
     base = loaded.pop("base", None)
     bases = [base] if isinstance(base, str) else list(base or [])
     parts = [_merge_files(path.parent / name, (*above, path)) for name in bases]
@@ -151,9 +145,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
             raise ConfigError(f"{where}: unknown key {key!r}.{nearest(str(key), TOP_LEVEL)}")
     if raw.get("algorithm") is None:
         raise ConfigError(f"{where}: 'algorithm' is missing; add, for example, 'algorithm: {{name: td3_bc}}'")
-    plain = merge(
-        _Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, ""
-    )
+    plain = merge(_Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, "")
     algorithm, algorithm_plain = component("metarl.algorithms", raw["algorithm"], where, "algorithm", folder)
     objective = raw.get("objective") or []
     several = isinstance(objective, list)
@@ -161,14 +153,9 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         component("metarl.objectives", node, where, f"objective[{i}]" if several else "objective", folder)
         for i, node in enumerate(objective if several else [objective])
     ]
-    data = {
-        role: merge(DataSource, node, where, f"data.{role}")
-        for role, node in _mapping(raw, "data", where).items()
-    }
+    data = {role: merge(DataSource, node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
     if "train" not in data:
-        raise ConfigError(
-            f"{where}: 'data.train' is missing; add, for example, 'train: {{recipe: pendulum/medium}}'"
-        )
+        raise ConfigError(f"{where}: 'data.train' is missing; add, for example, 'train: {{recipe: pendulum/medium}}'")
     evaluation = Evaluation(**plain["evaluation"])
     log_every = plain["log_every"] or max(1, evaluation.every // 5)
     checkpoint = Checkpoint(**plain["checkpoint"])

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
-from metarl.bilevel import backends
-from metarl.bilevel.autodiff import Params, is_tracked, norm, unreached
+from metarl.bilevel.autodiff import Params, unreached
 from metarl.bilevel.direct import Polyak
 from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState, optimizer_step
@@ -96,9 +95,7 @@ class PolicyTerms(Protocol):
     updates: tuple[str, ...]
     forms: tuple[str, ...]
 
-    def terms(
-        self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()
-    ) -> Terms: ...
+    def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms: ...
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
         """Scalar loss; degree a number, [B], or None for no constraint at all."""
@@ -202,8 +199,7 @@ class Learner:
         return replace(
             self,
             stages=tuple(
-                tuple(replace(u, loss=loss) if u.name in policy.updates else u for u in stage)
-                for stage in self.stages
+                tuple(replace(u, loss=loss) if u.name in policy.updates else u for u in stage) for stage in self.stages
             ),
         )
 
@@ -254,9 +250,7 @@ class Learner:
                 user = f"update {path[-1]!r}: " if path else ""
                 raise ConfigError(f"{user}there is no Update called {name!r}.{nearest(name, everything)}")
             if name in path:
-                raise ConfigError(
-                    f"Updates differentiate through each other in a circle: {' -> '.join([*path, name])}"
-                )
+                raise ConfigError(f"Updates differentiate through each other in a circle: {' -> '.join([*path, name])}")
             if name not in resolved:
                 update = everything[name]
                 gradient: Any = update.gradient
@@ -278,9 +272,7 @@ class Learner:
         tree: Tree = {
             name: {k: p.detach().clone() for k, p in m.named_parameters()} for name, m in self.modules.items()
         }
-        tree |= {
-            name: {k: t.detach().clone() for k, t in group.items()} for name, group in self.tensors.items()
-        }
+        tree |= {name: {k: t.detach().clone() for k, t in group.items()} for name, group in self.tensors.items()}
         for update in self.updates.values():
             if isinstance(update.gradient, Polyak) and update.params not in tree:
                 tree[update.params] = {k: p.clone() for k, p in tree[update.gradient.source].items()}
@@ -367,9 +359,7 @@ class Learner:
     def _refuse_clash(kind: str, new: Mapping[str, Any], old: Mapping[str, Any]) -> None:
         for name in new:
             if name in old:
-                raise ConfigError(
-                    f"{kind} {name!r} exists already; two objectives of one kind cannot be attached"
-                )
+                raise ConfigError(f"{kind} {name!r} exists already; two objectives of one kind cannot be attached")
 
     def _stage_of(self, name: str) -> int:
         for position, stage in enumerate(self.stages):
@@ -379,9 +369,7 @@ class Learner:
 
     def _staged_inners(self, update: Update) -> set[str]:
         gradient = update.gradient
-        return (
-            {u.name for u in gradient.inners} & set(self.updates) if isinstance(gradient, Unrolled) else set()
-        )
+        return {u.name for u in gradient.inners} & set(self.updates) if isinstance(gradient, Unrolled) else set()
 
     def _check_groups(self) -> None:
         for name, module in self.modules.items():
@@ -390,9 +378,7 @@ class Learner:
                     f"module {name!r} has buffers, which a step would change unseen; keep them in Learner.tensors and "
                     "move them with Track"
                 )
-        followers = {
-            u.params: u.gradient.source for u in self.updates.values() if isinstance(u.gradient, Polyak)
-        }
+        followers = {u.params: u.gradient.source for u in self.updates.values() if isinstance(u.gradient, Polyak)}
         groups = {**self.modules, **self.tensors}
         optimizers: dict[str, tuple[str, Any]] = {}
         for update in {**self.virtual, **self.updates}.values():

@@ -94,9 +94,7 @@ class DeterministicPolicy(nn.Module):
 class TwinCritic(nn.Module):
     """Two independent Q(s, a): obs [B, obs_dim], action [B, action_dim] to (Q1 [B], Q2 [B])."""
 
-    def __init__(
-        self, obs_dim: int, action_dim: int, hidden: Sequence[int], generator: torch.Generator
-    ) -> None:
+    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int], generator: torch.Generator) -> None:
         super().__init__()
         self.q1 = MLP([obs_dim + action_dim, *hidden, 1], generator)
         self.q2 = MLP([obs_dim + action_dim, *hidden, 1], generator)

@@ -1,0 +1,166 @@
+"""The command line: `metarl train|eval|config|list|data`, and what other rooms add through `metarl.commands`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from metarl import registry
+from metarl.errors import ConfigError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+console = Console()
+
+File = Annotated[Path, typer.Argument(help="An experiment's YAML file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Settings as key=value, such as steps=2000.", show_default=False)
+]
+Root = Annotated[Path, typer.Option(help="Where run folders lie.")]
+Shown = Annotated[str, typer.Option(help="auto, bar, lines (JSON, for a parent process) or none.")]
+
+
+@app.callback()
+def _about() -> None:
+    """Bilevel experiments in reinforcement learning, composed from YAML."""
+
+
+@app.command()
+def train(
+    file: File,
+    overrides: Overrides = None,
+    root: Root = Path("runs"),
+    seed: Annotated[int | None, typer.Option(help="Only this seed; by default all of `seeds`, in turn.")] = None,
+    progress: Shown = "auto",
+) -> None:
+    """Train an experiment; started again, it goes on where it stopped."""
+    import torch
+
+    from metarl import config
+    from metarl.training import offline
+    from metarl.training.progress import reporter
+
+    torch.set_num_threads(1)
+    if progress not in ("auto", "bar", "lines", "none"):
+        raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
+    experiment = config.load(file, overrides or [])
+    for one in experiment.seeds if seed is None else (seed,):
+        folder = offline.train(experiment, one, root, reporter(progress), beside=file.parent)  # type: ignore[arg-type]
+        if progress != "lines":
+            console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run's folder, runs/<name>-<hash>/<seed>.", show_default=False)],
+    episodes: Annotated[int, typer.Option(help="Episodes to run.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the start states.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
+) -> None:
+    """Evaluate a run's newest policy in a new environment."""
+    from metarl.envs import make_env
+    from metarl.training.evaluation import Evaluator
+    from metarl.training.offline import load_policy
+
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, not {episodes}")
+    policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr))
+    evaluator = Evaluator(lambda: make_env(env), episodes, seed)
+    result = evaluator(policy, step)
+    evaluator.close()
+    if as_json:
+        print(json.dumps({"step": step, "returns": result.returns, "lengths": result.lengths}))
+        return
+    spread = float(np.std(result.returns))
+    console.print(
+        f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
+        f"episodes), length {np.mean(result.lengths):,.0f}",
+        highlight=False,
+    )
+
+
+@app.command("config")
+def show_config(file: File, overrides: Overrides = None) -> None:
+    """Print an experiment with every default filled in."""
+    from metarl import config
+
+    experiment = config.load(file, overrides or [])
+    print(f"# run folder: {experiment.folder}")
+    print(config.to_yaml(experiment.resolved), end="")
+
+
+@app.command("list")
+def list_components(
+    name: Annotated[str | None, typer.Argument(help="Show this component's settings.", show_default=False)] = None,
+) -> None:
+    """Every registered component, one line each; or one component's settings and presets."""
+    if name is not None:
+        _describe(name)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "name", "what it is"):
+        table.add_column(column)
+    for group, kind in registry.GROUPS.items():
+        for entry in registry.names(group):
+            table.add_row(kind, entry, escape(_summary(registry.resolve(group, entry))))
+    console.print(table)
+    console.print("\n`metarl list NAME` shows a component's settings and presets.", highlight=False)
+
+
+def _describe(name: str) -> None:
+    from metarl.component import describe
+
+    shown = ("metarl.algorithms", "metarl.objectives", "metarl.optimizers", "metarl.estimators")
+    groups = [group for group in shown if name in registry.names(group)]
+    if not groups:
+        every = [n for group in shown for n in registry.names(group)]
+        raise ConfigError(f"there is no component called {name!r}.{registry.nearest(name, every)}")
+    for group in groups:
+        target = registry.resolve(group, name)
+        console.print(f"[bold]{name}[/bold] ({registry.GROUPS[group]}): {escape(_summary(target))}")
+        table = Table(box=None, pad_edge=False)
+        for column in ("setting", "default", "what it does"):
+            table.add_column(column)
+        for row in describe(target):
+            table.add_row(*map(escape, row))
+        console.print(table)
+        for preset, settings in getattr(target, "presets", {}).items():
+            console.print(f"preset [bold]{preset}[/bold]: {escape(json.dumps(settings))}", highlight=False)
+
+
+def _summary(target: object) -> str:
+    lines = (getattr(target, "__doc__", None) or "").strip().splitlines()
+    return lines[0] if lines else ""
+
+
+def _plug(group: str) -> None:
+    """Adds the commands that other packages contribute: functions or Typer apps."""
+    for name in registry.names(group):
+        command = registry.resolve(group, name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake is one line on standard error and exit code 2."""
+    from metarl.data.commands import app as data
+
+    app.add_typer(data, name="data", help="Make, list and inspect datasets.")
+    try:
+        _plug("metarl.commands")
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)

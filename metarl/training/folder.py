@@ -1,0 +1,120 @@
+"""A run's folder: `<root>/<name>-<hash>/<seed>/`; held by one process at a time, never overwritten."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from metarl.config import Experiment, build, to_yaml
+from metarl.errors import ConfigError, UserError
+
+FREE = ("steps", "seeds", "device")  # may differ between starts of one run
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run.
+
+    Attributes:
+        path: `<root>/<name>-<hash>/<seed>`.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, experiment: Experiment, seed: int, root: Path) -> RunFolder:
+        """The folder of one seed of an experiment."""
+        return cls(root / experiment.folder / str(seed))
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def probes(self) -> Path:
+        return self.path / "probes.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def seed(self) -> int:
+        return int(self.path.name)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The folder, made and locked against a second process.
+
+        Raises:
+            UserError: another process trains in it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"{self.path}: another process is training this run; wait for it") from error
+            yield
+
+    def write_config(self, experiment: Experiment) -> None:
+        """Writes config.yaml, or checks that the one that lies there is the same but for `FREE`.
+
+        Raises:
+            ConfigError: the folder belongs to another configuration.
+        """
+        text = to_yaml(experiment.resolved)
+        if self.config.exists():
+            theirs = OmegaConf.to_container(OmegaConf.load(self.config))
+            assert isinstance(theirs, dict)
+            for key, value in experiment.resolved.items():
+                if key not in FREE and json.dumps(theirs.get(key)) != json.dumps(value):
+                    raise ConfigError(
+                        f"{self.config} differs from this experiment in {key!r}; it was edited, or the folder "
+                        "belongs to another run: move it away, or give the experiment another name"
+                    )
+        write_aside(self.config, text)
+
+    def experiment(self, root: Path | None = None) -> Experiment:
+        """The experiment that config.yaml records.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        if not self.config.is_file():
+            raise ConfigError(f"{self.path} holds no run: it has no config.yaml")
+        raw = OmegaConf.to_container(OmegaConf.load(self.config))
+        assert isinstance(raw, dict)
+        return build(raw, where=str(self.config), folder=root)  # type: ignore[arg-type]
+
+
+def write_aside(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes JSON whole or not at all."""
+    write_aside(path, json.dumps(value, indent=1) + "\n")

@@ -1,0 +1,327 @@
+"""The offline loop: from an experiment and a seed to a run's folder, resumable to the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metarl import data
+from metarl.bilevel import Metrics, TrainState, Unrolled
+from metarl.bilevel.autodiff import norm
+from metarl.bilevel.state import finite
+from metarl.config import Experiment
+from metarl.data.transitions import Statistics, Transitions
+from metarl.envs import env_spec, make_env, spec_of
+from metarl.errors import CheckpointError, ConfigError, DataError, NonFiniteError, UserError
+from metarl.learner import Learner, Role, Spec
+from metarl.training import checkpoints
+from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
+from metarl.training.folder import RunFolder, write_json
+from metarl.training.progress import Reporter
+from metarl.training.recorder import Recorder, examine
+from metarl.training.streams import Streams, generator
+
+ZERO_WARN, ZERO_STOP = 50, 500  # hypergradients of exactly zero in a row
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a run needs before its first step."""
+
+    learner: Learner
+    spec: Spec
+    env: str
+    data: dict[str, Transitions]
+    streams: Streams
+    statistics: Statistics | None
+    start: TrainState
+
+
+def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, beside: Path | None = None) -> Path:
+    """Trains one seed, or goes on from its newest checkpoint, and returns the run's folder.
+
+    Args:
+        experiment: as `metarl.config.load` gives it.
+        seed: names the folder and every random draw.
+        root: where run folders lie.
+        reporter: shows progress.
+        beside: folder of the YAML file, for recipes named `module:Class`.
+
+    Raises:
+        UserError: bad configuration, data, checkpoint or numbers; nothing that was saved is lost.
+    """
+    torch.set_flush_denormal(True)
+    setup = prepare(experiment, seed, beside)
+    setup.learner.check(setup.start, setup.streams.batches(1))
+    folder = RunFolder.of(experiment, seed, root)
+    with folder.held():
+        run = _Run(experiment, seed, folder, setup, reporter)
+        try:
+            run.go()
+        finally:
+            run.close()
+    return folder.path
+
+
+def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
+    """Loads the data and builds the learner; writes nothing."""
+    device = resolve_device(experiment.device)
+    dtype = {"float32": torch.float32, "float64": torch.float64}[experiment.precision]
+    train_data = data.load(experiment.data["train"], generator(seed, "data", "train"), "train", folder=beside)
+    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
+    if env is None:
+        raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
+    spec = _spec(env, train_data)
+    learner = build_learner(experiment, spec, seed)
+    loaded = {"train": train_data}
+    for name, role in learner.roles.items():
+        loaded |= _load_role(experiment, name, role, seed, beside, loaded)
+    statistics = {name: Statistics.of(d) for name, d in loaded.items()} if learner.normalize else {}
+    by_role = {}
+    for name, role in learner.roles.items():
+        rows = loaded[role.source]
+        if learner.normalize:
+            if role.statistics not in statistics:
+                raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
+            rows = rows.normalized(statistics[role.statistics])
+        by_role[name] = rows.to(dtype=dtype, device=device)
+    streams = Streams(by_role, learner.roles, learner.noise, seed)
+    start = learner.init(dtype, device)
+    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start)
+
+
+def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
+    """The algorithm with every objective attached, initialised from the seed."""
+    learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
+    for i, objective in enumerate(experiment.objectives):
+        learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
+    return learner.ready()
+
+
+def load_policy(path: Path, say: Any = print) -> tuple[Policy, str, int]:
+    """A run's newest policy, the specification of its environment, and the step it was saved at.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        CheckpointError: it holds no whole checkpoint of its configuration.
+    """
+    folder = RunFolder(path)
+    experiment = folder.experiment()
+    saved = checkpoints.load_newest(folder.checkpoints, say)
+    if saved is None:
+        raise CheckpointError(f"{path} has no checkpoint yet; train it first")
+    spec = Spec(**{**saved.record["spec"], "max_action": tuple(saved.record["spec"]["max_action"])})
+    learner = build_learner(experiment, spec, folder.seed)
+    state, statistics = _restore(learner.init(_dtype(experiment)), saved, folder)
+    return Policy(learner, state.tree, statistics), saved.record["env"], saved.step
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` as a device; raises ConfigError where a GPU is asked for and none is there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device: cuda, but PyTorch sees no GPU here; use device: auto or cpu")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+class _Run:
+    """One seed in its folder."""
+
+    def __init__(self, experiment: Experiment, seed: int, folder: RunFolder, setup: Setup, reporter: Reporter) -> None:
+        self.experiment, self.seed, self.folder, self.reporter = experiment, seed, folder, reporter
+        self.setup, self.learner = setup, setup.learner
+        self.state, self.step = setup.start, 0
+        self.evaluations: list[dict[str, Any]] = []
+        self.pending: Metrics = {}
+        self.warned: set[str] = set()
+        saved = checkpoints.load_newest(folder.checkpoints, reporter.say)
+        folder.write_config(experiment)
+        sizes: Mapping[str, int] = {}
+        if saved is not None:
+            self._check_data(saved)
+            self.state, _ = _restore(setup.start, saved, folder)
+            self.step, self.evaluations = saved.step, saved.record["evaluations"]
+            sizes = saved.record["sizes"]
+        self.recorder = Recorder(folder, self.step, sizes)
+        self.evaluator = Evaluator(lambda: make_env(setup.env), experiment.evaluation.episodes, seed)
+
+    def go(self) -> None:
+        """Steps to the end."""
+        title, total = f"{self.experiment.name} seed {self.seed}", self.experiment.steps
+        if self.step >= total:
+            self.reporter.say(f"{title}: already at step {self.step:,}; set more steps to go on ({self.folder.path})")
+            return
+        if self.step:
+            self.reporter.say(f"{title}: going on from step {self.step:,}")
+        self.reporter.start(title, self.step, total)
+        if not self.step:
+            self._evaluate()
+        elif self.evaluations:
+            self.reporter.update(self.step, **{"return": _mean(self.evaluations[-1])})
+        while self.step < total:
+            self._advance()
+        write_json(self.folder.result, self._result())
+
+    def close(self) -> None:
+        """Stops the progress and closes files and environments."""
+        self.reporter.stop()
+        self.recorder.close()
+        self.evaluator.close()
+
+    def _advance(self) -> None:
+        step = self.step + 1
+        batches = self.setup.streams.batches(step)
+        self.state, metrics = self.learner.step(self.state, batches, self.learner.due(step), donate=True)
+        self.step = step
+        self.pending |= metrics
+        last = step == self.experiment.steps
+        if last or step % self.experiment.log_every == 0:
+            self._log()
+        if last or step % self.experiment.evaluation.every == 0:
+            self._evaluate()
+        if last or step % (self.experiment.checkpoint.every or 1) == 0:
+            self._save()
+        self.reporter.update(step)
+
+    def _log(self) -> None:
+        for name, update in self.learner.updates.items():
+            if isinstance(update.gradient, Unrolled):
+                now, start = (s.tree[update.params] for s in (self.state, self.setup.start))
+                self.pending[f"{name}/params_moved"] = norm({k: v - start[k] for k, v in now.items()})
+        values = checkpoints.as_float(self.pending)
+        self.pending = {}
+        self._check_flags()
+        self.recorder.scalars(self.step, values)
+
+    def _check_flags(self) -> None:
+        flags = checkpoints.as_float(self.state.flags)
+        bad = [name.removeprefix("nonfinite/") for name, v in flags.items() if name.startswith("nonfinite/") and v]
+        groups = [group for group, ok in finite(self.state.tree).items() if not ok]
+        if bad or groups:
+            what = f"the loss or gradient of {', '.join(bad)}" if bad else f"a parameter of {', '.join(groups)}"
+            raise NonFiniteError(
+                f"{self.folder.path}: {what} became NaN or infinite at or before step {self.step:,}; the last "
+                "checkpoint is kept. Lower the learning rate, or look for extreme values with `metarl data inspect`"
+            )
+        for name, streak in flags.items():
+            update = name.removeprefix("zero/")
+            if not name.startswith("zero/") or streak < ZERO_WARN:
+                continue
+            text = f"the hypergradient of {update!r} was exactly zero {int(streak)} times in a row"
+            if streak >= ZERO_STOP:
+                raise UserError(f"{self.folder.path}: {text}; it learns nothing: check what its losses depend on")
+            if update not in self.warned:
+                self.warned.add(update)
+                self.reporter.say(f"warning: {text}")
+
+    def _evaluate(self) -> None:
+        policy = Policy(self.learner, self.state.tree, self.setup.statistics)
+        result: EpisodeReturns = self.evaluator(policy, self.step)
+        self.evaluations.append({"step": self.step, "returns": list(result.returns), "lengths": list(result.lengths)})
+        values = {
+            "evaluation/return": result.mean,
+            "evaluation/return_std": float(torch.tensor(result.returns, dtype=torch.float64).std(correction=0)),
+            "evaluation/length": float(torch.tensor(result.lengths, dtype=torch.float64).mean()),
+        }
+        batches = self.setup.streams.batches(max(self.step, 1))
+        for name, probe in self.learner.probes.items():
+            row, scalars, outputs = examine(probe, self.state.tree, self.setup.start.tree, batches)
+            self.recorder.probe(self.step, name, row, outputs)
+            values |= {f"{name}/output_{key}": value for key, value in scalars.items()}
+        self.recorder.scalars(self.step, values)
+        self.reporter.update(self.step, **{"return": result.mean})
+
+    def _save(self) -> None:
+        self._check_flags()
+        tensors = checkpoints.flatten(self.state._asdict())
+        if self.setup.statistics is not None:
+            tensors |= {f"statistics/{k}": v for k, v in self.setup.statistics.to_dict().items()}
+        record = {
+            "config_hash": self.experiment.hash,
+            "spec": dataclasses.asdict(self.setup.spec),
+            "env": self.setup.env,
+            "data": self._data_digests(),
+            "sizes": self.recorder.sizes(),
+            "evaluations": self.evaluations,
+        }
+        checkpoints.save(self.folder.checkpoints, self.step, tensors, record, self.experiment.checkpoint.keep)
+
+    def _result(self) -> dict[str, Any]:
+        return {
+            "name": self.experiment.name,
+            "hash": self.experiment.hash,
+            "seed": self.seed,
+            "steps": self.step,
+            "data": {name: d.card.to_dict() for name, d in self.setup.data.items()},
+            "evaluations": self.evaluations,
+        }
+
+    def _data_digests(self) -> dict[str, str]:
+        return {name: d.card.sha256 for name, d in self.setup.data.items()}
+
+    def _check_data(self, saved: checkpoints.Saved) -> None:
+        for name, digest in self._data_digests().items():
+            if saved.record["data"].get(name) != digest:
+                raise DataError(
+                    f"data.{name} is not what {self.folder.path} was trained on so far (sha256 differs); make the "
+                    "former data again, or give the experiment another name"
+                )
+
+
+def _restore(template: TrainState, saved: checkpoints.Saved, folder: RunFolder) -> tuple[TrainState, Statistics | None]:
+    own = {k: v for k, v in saved.tensors.items() if not k.startswith("statistics/")}
+    theirs = {k.removeprefix("statistics/"): v for k, v in saved.tensors.items() if k not in own}
+    state = checkpoints.unflatten(template._asdict(), own, str(folder.checkpoints))
+    return TrainState(**state), Statistics.from_dict(theirs) if theirs else None
+
+
+def _load_role(
+    experiment: Experiment,
+    name: str,
+    role: Role,
+    seed: int,
+    beside: Path | None,
+    loaded: Mapping[str, Transitions],
+) -> dict[str, Transitions]:
+    if role.source in loaded:
+        return {}
+    if role.source not in experiment.data:
+        raise ConfigError(
+            f"the experiment needs data.{role.source} (role {name!r}); add, for example, "
+            f"'{role.source}: {{recipe: pendulum/expert, tuples: 200}}' under data"
+        )
+    found = data.load(experiment.data[role.source], generator(seed, "data", role.source), role.source, folder=beside)
+    ours, theirs = loaded["train"].layout, found.layout
+    if ours != theirs:
+        raise DataError(
+            f"data.{role.source} has observations of {theirs.obs_dim} and actions of {theirs.action_dim} numbers, "
+            f"data.train {ours.obs_dim} and {ours.action_dim}; both must come from one environment"
+        )
+    return {role.source: found}
+
+
+def _spec(env: str, transitions: Transitions) -> Spec:
+    made = make_env(env)
+    spec = spec_of(made)
+    made.close()
+    layout = transitions.layout
+    if (spec.obs_dim, spec.action_dim) != (layout.obs_dim, layout.action_dim):
+        raise DataError(
+            f"data.train has observations of {layout.obs_dim} and actions of {layout.action_dim} numbers, the "
+            f"evaluation environment {spec.obs_dim} and {spec.action_dim}; set evaluation.env to the data's own"
+        )
+    return spec
+
+
+def _mean(evaluation: Mapping[str, Any]) -> float:
+    return sum(evaluation["returns"]) / len(evaluation["returns"])
+
+
+def _dtype(experiment: Experiment) -> torch.dtype:
+    return {"float32": torch.float32, "float64": torch.float64}[experiment.precision]

@@ -1,0 +1,112 @@
+"""Batches and noise as functions of the run's seed and the step, drawn in blocks.
+
+Nothing here has a state to save: a resumed run draws what the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from metarl.bilevel import Batch, Batches
+from metarl.data.transitions import Layout, Transitions
+from metarl.learner import NoiseSpec, Role
+
+BLOCK = 256  # steps drawn at once
+LARGEST = 2**22  # numbers of one noise in a block
+
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed for one purpose, from the run's seed and the purpose's name."""
+    text = "/".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator for one purpose; the same numbers on every device."""
+    return torch.Generator().manual_seed(derive_seed(seed, *names))
+
+
+class Streams:
+    """What every step reads.
+
+    Args:
+        data: transitions by role, on the device and of the dtype that the steps use.
+        roles, noise: what the learner asks for.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Transitions],
+        roles: Mapping[str, Role],
+        noise: Mapping[str, NoiseSpec],
+        seed: int,
+    ) -> None:
+        self.seed = seed
+        rows = next(iter(data.values())).rows
+        self._roles = {name: _Rows(data[name], role.size, seed, name) for name, role in roles.items()}
+        self._noise = {
+            name: _Noise(spec, roles[spec.role].size, seed, name, rows.dtype, rows.device)
+            for name, spec in noise.items()
+        }
+
+    def batches(self, step: int) -> Batches:
+        """The batches of `step` (counted from 1), by role, and `noise`."""
+        batches: Batches = {name: rows.batch(step) for name, rows in self._roles.items()}
+        batches["noise"] = {name: noise.draw(step) for name, noise in self._noise.items()}
+        return batches
+
+
+class _Rows:
+    """Uniform draws with replacement from one packed dataset."""
+
+    def __init__(self, data: Transitions, size: int, seed: int, name: str) -> None:
+        self.rows: Tensor = data.rows
+        self.layout: Layout = data.layout
+        self.size, self.seed, self.name = size, seed, name
+        self._block, self._indices = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Batch:
+        block, offset = divmod(step - 1, BLOCK)
+        if block != self._block:
+            drawn = torch.randint(
+                len(self.rows), (BLOCK, self.size), generator=generator(self.seed, "batch", self.name, block)
+            )
+            self._block, self._indices = block, drawn.to(self.rows.device)
+        return self.layout.split(self.rows.index_select(0, self._indices[offset]))
+
+
+class _Noise:
+    """One named noise of shape [size of its role, *shape]."""
+
+    def __init__(
+        self,
+        spec: NoiseSpec,
+        size: int,
+        seed: int,
+        name: str,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.shape = (size, *spec.shape)
+        self.block = max(1, min(BLOCK, LARGEST // math.prod(self.shape)))
+        self.uniform = spec.distribution == "uniform"
+        self.seed, self.name, self.dtype, self.device = seed, name, dtype, device
+        self._block, self._drawn = -1, torch.empty(0)
+
+    def draw(self, step: int) -> Tensor:
+        block, offset = divmod(step - 1, self.block)
+        if block != self._block:
+            source = generator(self.seed, "noise", self.name, block)
+            shape = (self.block, *self.shape)
+            if self.uniform:
+                drawn = torch.rand(shape, generator=source, dtype=self.dtype) * 2 - 1
+            else:
+                drawn = torch.randn(shape, generator=source, dtype=self.dtype)
+            self._block, self._drawn = block, drawn.to(self.device)
+        return self._drawn[offset]

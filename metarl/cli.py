@@ -143,7 +143,11 @@ def _summary(target: object) -> str:
 def _plug(group: str) -> None:
     """Adds the commands that other packages contribute: functions or Typer apps."""
     for name in registry.names(group):
-        command = registry.resolve(group, name)
+        try:
+            command = registry.resolve(group, name)
+        except ConfigError as error:  # somebody's broken command must not take the others away
+            print(f"warning: {error}", file=sys.stderr)
+            continue
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name)
         else:

@@ -42,6 +42,7 @@ class Experiment:
     """A whole experiment, its components built.
 
     Attributes:
+        where: the file it came from, for messages.
         resolved: the same as plain data, every default filled in; `config.yaml` of a run.
     """
 
@@ -56,6 +57,7 @@ class Experiment:
     log_every: int
     evaluation: Evaluation
     checkpoint: Checkpoint
+    where: str
     resolved: Mapping[str, Any]
 
     @property
@@ -199,6 +201,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         log_every=log_every,
         evaluation=evaluation,
         checkpoint=checkpoint,
+        where=where,
         resolved=resolved,
     )
 

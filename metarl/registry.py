@@ -49,7 +49,11 @@ def resolve(group: str, name: str, *, folder: Path | None = None) -> Any:
     points = _entry_points(group)
     if name not in points:
         raise ConfigError(f"there is no {kind} called {name!r}.{nearest(name, points)}")
-    return points[name].load()
+    try:
+        return points[name].load()
+    except (ImportError, AttributeError) as error:
+        package = points[name].dist.name if points[name].dist else "an unknown package"
+        raise ConfigError(f"{kind} {name!r} of {package} cannot be loaded: {error}") from error
 
 
 def _from_module(kind: str, name: str, folder: Path | None) -> Any:

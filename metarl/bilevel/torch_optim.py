@@ -56,7 +56,13 @@ def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tupl
 
 
 def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.optim.Optimizer:
-    """A torch.optim optimiser over `params` (leaf tensors) that continues exactly where metarl's stands."""
+    """A torch.optim optimiser over `params` (leaf tensors) that continues exactly where metarl's stands.
+
+    Raises:
+        ValueError: an optimiser that is not one of metarl's.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"export_state: {type(optimizer).__name__} has no torch.optim counterpart")
     settings = {k: float(v) if isinstance(v, Tensor) else v for k, v in optimizer.hparams.items()}
     leaves = list(params.values())
     if optimizer.name in ("sgd", "momentum"):

@@ -57,6 +57,8 @@ def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, bes
     """
     torch.set_flush_denormal(True)
     setup = prepare(experiment, seed, beside)
+    for name in sorted(set(experiment.data) - set(setup.data)):
+        reporter.say(f"note: {experiment.where}: data.{name} is not used by this algorithm and objective")
     setup.learner.check(setup.start, setup.streams.batches(1))
     folder = RunFolder.of(experiment, seed, root)
     with folder.held():
@@ -97,10 +99,13 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
 
 def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
     """The algorithm with every objective attached, initialised from the seed."""
-    learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
-    for i, objective in enumerate(experiment.objectives):
-        learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
-    return learner.ready()
+    try:
+        learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
+        for i, objective in enumerate(experiment.objectives):
+            learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
+        return learner.ready()
+    except ConfigError as error:
+        raise ConfigError(f"{experiment.where}: {error}") from error
 
 
 def load_policy(path: Path, say: Any = print) -> tuple[Policy, str, int]:
@@ -293,7 +298,8 @@ def _load_role(
         return {}
     if role.source not in experiment.data:
         raise ConfigError(
-            f"the experiment needs data.{role.source} (role {name!r}); add, for example, "
+            f"{experiment.where}: the experiment needs data.{role.source} (role {name!r}), and has "
+            f"{', '.join(experiment.data)}; add, for example, "
             f"'{role.source}: {{recipe: pendulum/expert, tuples: 200}}' under data"
         )
     found = data.load(experiment.data[role.source], generator(seed, "data", role.source), role.source, folder=beside)

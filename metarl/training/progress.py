@@ -125,7 +125,7 @@ class Plain:
 
     def update(self, done: int, **figures: float) -> None:
         now = time.monotonic()
-        if not figures and now - self._last < 10 and done < self._total:
+        if not figures and now - self._last < 10:
             return
         self._last = now
         rate = (done - self._first) / max(now - self._began, 1e-9)

@@ -11,6 +11,7 @@ from torchopt.transform.scale_by_adam import ScaleByAdamState
 from torchopt.transform.trace import TraceState
 
 from metarl.bilevel.autodiff import Params
+from metarl.bilevel.backends import refuse_known_wrong
 from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batches, OptimizerLike, Tree, Update
@@ -27,6 +28,7 @@ def roll(
     for inner in inners:
         optimizer = optimizers[inner.params]
         optimizer = optimizer(state.tree) if callable(optimizer) else optimizer
+        refuse_known_wrong(optimizer)
         converted[inner.params] = convert(optimizer, state.tree[inner.params], state.opt[inner.params])
     for step_batches in batches:
         for inner in inners:
@@ -45,7 +47,9 @@ def convert(
 ) -> tuple[GradientTransformation, Any]:
     """torchopt's optimiser and state for one of metarl's; torchopt's own pass unchanged.
 
-    torchopt keeps its moments as a flat list in optree's order, which is the sorted order of the names.
+    torchopt keeps its moments as a flat list in optree's order, which is the sorted order of the names. A new
+    `torchopt.sgd` leaves the decay out of its first call, whatever its trace holds: it gets the trace decayed. Adam's
+    count stays float64: from an int64 one torchopt takes its bias corrections in float32.
     """
     if not isinstance(optimizer, Optimizer):
         return optimizer, state
@@ -58,7 +62,7 @@ def convert(
     if optimizer.name == "momentum":
         assert isinstance(state, MomentumState)
         theirs = torchopt.sgd(**settings)
-        traced = TraceState(trace=[state.trace[name] for name in names])
+        traced = TraceState(trace=[settings["momentum"] * state.trace[name] for name in names])
         return theirs, tuple(traced if isinstance(s, TraceState) else s for s in theirs.init(params))
     assert isinstance(state, AdamState)
     betas = (settings.pop("b1"), settings.pop("b2"))
@@ -66,6 +70,6 @@ def convert(
     moments = ScaleByAdamState(
         mu=[state.mu[name] for name in names],
         nu=[state.nu[name] for name in names],
-        count=[state.count.long() for _ in names],
+        count=[state.count for _ in names],
     )
     return theirs, tuple(moments if isinstance(s, ScaleByAdamState) else s for s in theirs.init(params))

@@ -1,0 +1,70 @@
+"""A small real experiment on Pendulum data made once for the session."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from metarl import config
+from metarl.data.commands import app
+from metarl.training import offline
+from metarl.training.progress import Silent
+
+EXPERIMENT = """
+name: small
+algorithm: {name: td3_bc, hidden: [8, 8], batch_size: 16}
+objective: {name: gorl, preset: quick, batch_size: 5}
+data:
+  train: {recipe: pendulum/medium, size: 1000}
+  guide: {recipe: pendulum/expert, size: 1000, tuples: 50}
+steps: 60
+seeds: [0]
+device: cpu
+log_every: 5
+evaluation: {every: 20, episodes: 2}
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def datasets(tmp_path_factory):
+    """pendulum/medium and pendulum/expert of 1,000 transitions, in a Minari root of this session."""
+    from typer.testing import CliRunner
+
+    root = tmp_path_factory.mktemp("datasets")
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(root)
+    made = CliRunner().invoke(app, ["make", "pendulum/medium", "pendulum/expert", "--size", "1000"])
+    assert made.exit_code == 0, made.output
+    yield root
+    if before is None:
+        del os.environ["MINARI_DATASETS_PATH"]
+    else:
+        os.environ["MINARI_DATASETS_PATH"] = before
+
+
+@pytest.fixture
+def yaml(tmp_path) -> Path:
+    """The experiment's file."""
+    file = tmp_path / "experiment.yaml"
+    file.write_text(EXPERIMENT)
+    return file
+
+
+@pytest.fixture
+def run(yaml, tmp_path):
+    """`run(*overrides, root="runs", seed=0, reporter=Silent())`: trains, and returns the run's folder."""
+
+    def train(*overrides, root="runs", seed=0, reporter=None):
+        experiment = config.load(yaml, overrides)
+        return offline.train(experiment, seed, tmp_path / root, reporter or Silent())
+
+    return train
+
+
+@pytest.fixture
+def command(yaml, tmp_path):
+    """The command line that trains the same in another process."""
+    return [sys.executable, "-m", "metarl", "train", str(yaml), "--progress", "lines", "--root"]

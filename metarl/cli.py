@@ -62,6 +62,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, runs/<name>-<hash>/<seed>.", show_default=False)],
     episodes: Annotated[int, typer.Option(help="Episodes to run.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the start states.")] = 0,
+    beside: Annotated[Path | None, typer.Option(help="Where components named module:Class lie.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
 ) -> None:
     """Evaluate a run's newest policy in a new environment."""
@@ -71,7 +72,7 @@ def evaluate(
 
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, not {episodes}")
-    policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr))
+    policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
     evaluator = Evaluator(lambda: make_env(env), episodes, seed)
     result = evaluator(policy, step)
     evaluator.close()

@@ -65,7 +65,7 @@ def component(
             raise ConfigError(
                 f"{where}: {key}.preset: {kind} {name!r} has no preset {preset!r}.{nearest(preset, presets)}"
             )
-        settings = _deep_merge(presets[preset], settings)
+        settings = overlay(presets[preset], settings)
     schema = schema_of(target)
     nested: dict[str, tuple[Any, Any]] = {}
     for f in dataclasses.fields(schema):
@@ -167,12 +167,20 @@ def _objects(schema: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     return {name: made(hints[name], value) for name, value in plain.items()}
 
 
-def _deep_merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` merged into `under`, key by key; a component of another `name` replaces the one below it whole."""
     merged = dict(under)
     for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _deep_merge(merged[key], value) if both else value
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and not _renamed(below, value):
+            merged[key] = overlay(below, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _renamed(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return "name" in above and above["name"] != below.get("name", above["name"])
 
 
 def first_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metarl.component import component, first_line, merge, option
+from metarl.component import component, first_line, merge, option, overlay
 from metarl.data.sources import DataSource
 from metarl.errors import ConfigError, nearest
 
@@ -104,21 +104,22 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The merged YAML as plain data, before components are resolved."""
-    merged: Any = _merge_files(path, ())
+    merged = _merge_files(path, ())
+    for text in overrides:
+        key, equals, _ = text.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"argument {text!r} is not of the form key=value")
+        try:
+            merged = overlay(merged, _plain(OmegaConf.from_dotlist([text])))
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"argument {text!r}: {first_line(error)}") from error
     try:
-        for text in overrides:
-            key, equals, _ = text.partition("=")
-            if not equals or not key:
-                raise ConfigError(f"argument {text!r} is not of the form key=value")
-            merged = OmegaConf.merge(merged, OmegaConf.from_dotlist([text]))
-        plain = OmegaConf.to_container(merged, resolve=True)
+        return _plain(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {first_line(error)}") from error
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
 
 
-def _merge_files(path: Path, above: tuple[Path, ...]) -> DictConfig:
+def _merge_files(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise ConfigError(f"{path}: base files name each other in a circle")
     try:
@@ -131,10 +132,16 @@ def _merge_files(path: Path, above: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: td3_bc}}'")
-    base = loaded.pop("base", None)
-    bases = [base] if isinstance(base, str) else list(base or [])
-    parts = [_merge_files(path.parent / name, (*above, path)) for name in bases]
-    return typing.cast(DictConfig, OmegaConf.merge(*parts, loaded))
+    own = _plain(loaded)
+    base = own.pop("base", None) or []
+    merged: dict[str, Any] = {}
+    for name in [base] if isinstance(base, str) else base:
+        merged = overlay(merged, _merge_files(path.parent / name, (*above, path)))
+    return overlay(merged, own)
+
+
+def _plain(node: Any, resolve: bool = False) -> dict[str, Any]:
+    return typing.cast(dict[str, Any], OmegaConf.to_container(node, resolve=resolve))
 
 
 # -- building --------------------------------------------------------------------------------------------------
@@ -160,19 +167,19 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         raise ConfigError(f"{where}: 'data.train' is missing; add, for example, 'train: {{recipe: pendulum/medium}}'")
     evaluation = Evaluation(**plain["evaluation"])
     log_every = plain["log_every"] or max(1, evaluation.every // 5)
-    checkpoint = Checkpoint(**plain["checkpoint"])
-    checkpoint = dataclasses.replace(checkpoint, every=checkpoint.every or evaluation.every)
+    save_every = plain["checkpoint"]["every"] or evaluation.every
+    checkpoint = Checkpoint(save_every, plain["checkpoint"]["keep"])
     for key, value, least in (
         ("steps", plain["steps"], 1),
         ("log_every", log_every, 1),
         ("evaluation.every", evaluation.every, 1),
         ("evaluation.episodes", evaluation.episodes, 1),
-        ("checkpoint.every", checkpoint.every, 1),
+        ("checkpoint.every", save_every, 1),
         ("checkpoint.keep", checkpoint.keep, 2),
     ):
         if value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
-    for key, value in (("evaluation.every", evaluation.every), ("checkpoint.every", checkpoint.every)):
+    for key, value in (("evaluation.every", evaluation.every), ("checkpoint.every", save_every)):
         if value % log_every:
             raise ConfigError(f"{where}: {key} ({value}) must be a multiple of log_every ({log_every})")
     seeds = tuple(plain["seeds"])

@@ -27,7 +27,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 def call(module: nn.Module, params: Params, *args: Any) -> Any:
     """`module(*args)` with `params` in the place of its parameters; every name must match."""
-    return functional_call(module, params, args, strict=True)
+    return functional_call(module, params, args, strict=True, tie_weights=False)
 
 
 class Linear(nn.Module):

@@ -52,7 +52,7 @@ def resolve(group: str, name: str, *, folder: Path | None = None) -> Any:
     try:
         return points[name].load()
     except (ImportError, AttributeError) as error:
-        package = points[name].dist.name if points[name].dist else "an unknown package"
+        package = getattr(points[name].dist, "name", "an unknown package")
         raise ConfigError(f"{kind} {name!r} of {package} cannot be loaded: {error}") from error
 
 

@@ -86,7 +86,7 @@ def value_and_grad(
 
     Args:
         fn: a pure function of the group.
-        params: the point; tensors that autograd already follows are differentiated where they are.
+        params: the point; of tensors that autograd already follows, the gradient's graph leads back to them.
         differentiable: keep the graph of the gradient, for a caller that differentiates through it.
 
     Returns:
@@ -103,13 +103,12 @@ def _tape(
     fn: Callable[[Params], tuple[Tensor, Any]], params: Params, differentiable: bool
 ) -> tuple[dict[str, Tensor | None], Tensor, Any]:
     with torch.enable_grad():
-        leaves = {k: p if p.requires_grad else p.detach().requires_grad_() for k, p in params.items()}
+        # Aliases: where `fn` holds tensors computed from `params`, the gradient must not flow back through those.
+        leaves = {k: p.view_as(p) if p.requires_grad else p.detach().requires_grad_() for k, p in params.items()}
         value, aux = fn(leaves)
         grads: tuple[Tensor | None, ...] = (None,) * len(leaves)
         if value.requires_grad:
-            grads = torch.autograd.grad(
-                value, list(leaves.values()), create_graph=differentiable, allow_unused=True
-            )
+            grads = torch.autograd.grad(value, list(leaves.values()), create_graph=differentiable, allow_unused=True)
     if not differentiable:
         value, aux = value.detach(), detach(aux)
     return dict(zip(leaves, grads, strict=True)), value, aux

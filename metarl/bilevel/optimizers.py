@@ -58,9 +58,7 @@ def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:
     return Optimizer("sgd", {"lr": lr, "weight_decay": weight_decay}, lambda params: EmptyState(), update)
 
 
-def momentum(
-    lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0
-) -> Optimizer:
+def momentum(lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
     """Heavy-ball descent as torch.optim.SGD writes it: `m <- momentum m + g`, `p <- p - lr m`.
 
     With `nesterov` the step is along `g + momentum m`.

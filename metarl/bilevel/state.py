@@ -36,9 +36,7 @@ def apply_updates(params: Params, updates: Params) -> Params:
     return {name: value + updates[name] for name, value in params.items()}
 
 
-def optimizer_step(
-    optimizer: GradientTransformation, params: Params, grads: Params, opt: Any
-) -> tuple[Params, Any]:
+def optimizer_step(optimizer: GradientTransformation, params: Params, grads: Params, opt: Any) -> tuple[Params, Any]:
     """One step of a gradient transformation: new parameters and new optimiser state; nothing in place."""
     updates, opt = optimizer.update(grads, opt, params=params, inplace=False)
     return apply_updates(params, updates), opt
@@ -47,6 +45,5 @@ def optimizer_step(
 def finite(tree: Tree) -> dict[str, bool]:
     """Per group, whether every value is finite (reads tensors back; not for the hot path)."""
     return {
-        group: all(bool(torch.isfinite(value).all()) for value in params.values())
-        for group, params in tree.items()
+        group: all(bool(torch.isfinite(value).all()) for value in params.values()) for group, params in tree.items()
     }

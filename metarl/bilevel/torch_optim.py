@@ -36,9 +36,7 @@ def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tupl
         if not group["momentum"]:
             return sgd(**common), EmptyState()
         trace = {name: _value(s.get("momentum_buffer"), params[name]) for name, s in state.items()}
-        return momentum(momentum=group["momentum"], nesterov=group["nesterov"], **common), MomentumState(
-            trace
-        )
+        return momentum(momentum=group["momentum"], nesterov=group["nesterov"], **common), MomentumState(trace)
     if type(live) not in (torch.optim.Adam, torch.optim.AdamW):
         raise ValueError(f"import_state: {type(live).__name__} has no counterpart; use SGD, Adam or AdamW")
     decoupled = type(live) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
@@ -74,9 +72,7 @@ def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.opti
     if not isinstance(state, AdamState):
         raise ValueError(f"export_state: {optimizer.name} has no torch.optim counterpart")
     betas = (settings.pop("b1"), settings.pop("b2"))
-    live = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name](
-        leaves, betas=betas, **settings
-    )
+    live = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name](leaves, betas=betas, **settings)
     if state.count > 0:
         for name, p in params.items():
             live.state[p]["step"] = state.count.detach().to(torch.float32).clone()

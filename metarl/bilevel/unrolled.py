@@ -62,9 +62,9 @@ class Unrolled:
         if self.truncate is not None and not 1 <= self.truncate <= self.steps:
             raise ConfigError(f"Unrolled: truncate must lie in 1..steps ({self.steps}), not {self.truncate}")
         if self.backend not in backends.NAMES:
-            raise ConfigError(
-                f"Unrolled: backend must be one of {', '.join(backends.NAMES)}, not {self.backend!r}"
-            )
+            raise ConfigError(f"Unrolled: backend must be one of {', '.join(backends.NAMES)}, not {self.backend!r}")
+        if self.backend != "native" and (self.truncate is not None or self.first_order):
+            raise ConfigError(f"Unrolled: backend {self.backend!r} has no truncate and no first_order; use native")
 
     def resolve(self, lookup: Callable[[str], Update]) -> Unrolled:
         """The same estimator with names of Updates replaced by the Updates."""
@@ -130,15 +130,10 @@ class Unrolled:
     ) -> Tree:
         if self.optimizer is not None:  # a given optimiser starts fresh
             fresh = {
-                group: _built(optimizer, state.tree).init(state.tree[group])
-                for group, optimizer in optimizers.items()
+                group: _built(optimizer, state.tree).init(state.tree[group]) for group, optimizer in optimizers.items()
             }
             state = state._replace(opt={**state.opt, **fresh})
         if self.backend != "native":
-            if self.truncate is not None or self.first_order:
-                raise ConfigError(
-                    f"Unrolled: backend {self.backend!r} has no truncate and no first_order; use native"
-                )
             return backends.roll(
                 self.backend,
                 inners,
@@ -198,7 +193,5 @@ def _updates(inner: Inner) -> tuple[Update, ...]:
     inners = inner if isinstance(inner, tuple) else (inner,)
     for u in inners:
         if isinstance(u, str):
-            raise ConfigError(
-                f"Unrolled: inner Update {u!r} is still a name; build the learner with Learner.ready()"
-            )
+            raise ConfigError(f"Unrolled: inner Update {u!r} is still a name; build the learner with Learner.ready()")
     return inners  # type: ignore[return-value]

@@ -20,9 +20,7 @@ Batches = dict[str, Batch]
 Metrics = dict[str, Tensor]
 Loss = Callable[..., Tensor | tuple[Tensor, Metrics]]
 OptimizerLike = GradientTransformation | Callable[[Tree], GradientTransformation]
-Objective = Callable[
-    [Params], tuple[Tensor, tuple[Metrics, Params]]
-]  # aux: metrics, adapted inner parameters
+Objective = Callable[[Params], tuple[Tensor, tuple[Metrics, Params]]]  # aux: metrics, adapted inner parameters
 
 
 class Estimate(NamedTuple):

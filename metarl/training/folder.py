@@ -95,8 +95,8 @@ class RunFolder:
                     )
         write_aside(self.config, text)
 
-    def experiment(self, root: Path | None = None) -> Experiment:
-        """The experiment that config.yaml records.
+    def experiment(self, beside: Path | None = None) -> Experiment:
+        """The experiment that config.yaml records; components named `module:Class` are looked for in `beside`.
 
         Raises:
             ConfigError: the folder holds no run.
@@ -105,7 +105,7 @@ class RunFolder:
             raise ConfigError(f"{self.path} holds no run: it has no config.yaml")
         raw = OmegaConf.to_container(OmegaConf.load(self.config))
         assert isinstance(raw, dict)
-        return build(raw, where=str(self.config), folder=root)  # type: ignore[arg-type]
+        return build(raw, where=str(self.config), folder=beside)  # type: ignore[arg-type]
 
 
 def write_aside(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,15 +108,20 @@ def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
         raise ConfigError(f"{experiment.where}: {error}") from error
 
 
-def load_policy(path: Path, say: Any = print) -> tuple[Policy, str, int]:
+def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | None = None) -> tuple[Policy, str, int]:
     """A run's newest policy, the specification of its environment, and the step it was saved at.
+
+    Args:
+        path: the run's folder.
+        say: told of corrupt checkpoints.
+        beside: where components named `module:Class` lie.
 
     Raises:
         ConfigError: the folder holds no run.
         CheckpointError: it holds no whole checkpoint of its configuration.
     """
     folder = RunFolder(path)
-    experiment = folder.experiment()
+    experiment = folder.experiment(beside)
     saved = checkpoints.load_newest(folder.checkpoints, say)
     if saved is None:
         raise CheckpointError(f"{path} has no checkpoint yet; train it first")

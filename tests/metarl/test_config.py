@@ -44,7 +44,9 @@ def test_components_are_built_with_defaults_presets_and_settings(load):
 
 
 def test_settings_of_one_optimizer_do_not_leak_into_another(load):
-    changed = BASE.replace("preset: quick", "optimizer: {name: sgd, lr: 0.5}").replace("virtual: null", "virtual: {lr: 0.1}")
+    changed = BASE.replace("preset: quick", "optimizer: {name: sgd, lr: 0.5}").replace(
+        "virtual: null", "virtual: {lr: 0.1}"
+    )
     (gorl,) = load(changed).objectives
     assert dict(gorl.optimizer.hparams) == {"lr": 0.5, "weight_decay": 0.0}
     assert gorl.virtual.name == "sgd" and gorl.virtual.hparams["lr"] == 0.1

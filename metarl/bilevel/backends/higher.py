@@ -33,9 +33,7 @@ def roll(
         ConfigError: for what higher cannot do, or computes wrongly.
     """
     if len(inners) != 1 or not isinstance(inners[0].gradient, Direct):
-        raise ConfigError(
-            "backend 'higher' rolls one inner Update with a plain gradient; use backend 'native'"
-        )
+        raise ConfigError("backend 'higher' rolls one inner Update with a plain gradient; use backend 'native'")
     inner, group = inners[0], inners[0].params
     given = optimizers[group]
     optimizer = given(state.tree) if callable(given) else given
@@ -55,7 +53,7 @@ def roll(
             live, list(holder.parameters()), fmodel=None, override=override, track_higher_grads=True
         )
         params = list(start.values())
-        params = [p if p.requires_grad else p.detach().requires_grad_() for p in params]
+        params = [p.view_as(p) if p.requires_grad else p.detach().requires_grad_() for p in params]
         for step_batches in batches:
             tree = {**state.tree, group: dict(zip(start, params, strict=True))}
             loss, _ = inner.evaluate(tree, step_batches)

@@ -56,9 +56,7 @@ def convert(
     settings = dict(optimizer.hparams)
     names = sorted(params)
     if optimizer.name == "sgd":
-        return torchopt.sgd(**settings), (EmptyState(), EmptyState())[
-            : len(torchopt.sgd(**settings).init(params))
-        ]
+        return torchopt.sgd(**settings), (EmptyState(), EmptyState())[: len(torchopt.sgd(**settings).init(params))]
     if optimizer.name == "momentum":
         assert isinstance(state, MomentumState)
         theirs = torchopt.sgd(**settings)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.autograd import grad
 from torch.nn.functional import softplus
+from torch.utils._pytree import tree_map
 
 from metarl import Learner, Role, Unrolled, Update, adam, momentum, nn, sgd
 from metarl.errors import ConfigError
@@ -300,25 +301,20 @@ def test_several_inner_updates_roll_in_their_order(order, apart):
     """Each step moves the first, and the second sees it moved."""
     learner, batches = two_groups(*order), random_batches(1)
     state = learner.init(torch.float64)
-    logits = state.tree["meta"]["logits"].clone().requires_grad_()
-    tree = {"meta": {"logits": logits}} | {
-        name: {k: v.clone().requires_grad_() for k, v in state.tree[name].items()} for name in order
-    }
-    trace = {k: torch.zeros_like(v) for k, v in tree["high"].items()}
-    weighed = learner.updates["low"].loss
-    for _ in range(2):
-        for name in order:
-            group = tree[name]
-            grads = grad(weighed(tree, batches), list(group.values()), create_graph=True)
-            grads = dict(zip(group, grads, strict=True))
+    update, weighed = learner.updates["meta"], learner.updates["low"].loss
+
+    def outer(logits):
+        tree = {**state.tree, "meta": {"logits": logits}}
+        trace = {k: torch.zeros_like(v) for k, v in tree["high"].items()}
+        for name in order * 2:
+            grads = torch.func.grad(lambda p, name=name: weighed({**tree, name: p}, batches))(tree[name])
             if name == "high":
-                trace = {k: 0.9 * trace[k] + g for k, g in grads.items()}
-                tree[name] = {k: v - 0.2 * trace[k] for k, v in group.items()}
-            else:
-                tree[name] = {k: v - 0.3 * grads[k] for k, v in group.items()}
-    update = learner.updates["meta"]
-    outer, _ = update.evaluate(tree, batches)
-    (expected,) = grad(outer, logits)
+                grads = trace = {k: 0.9 * trace[k] + g for k, g in grads.items()}
+            lr = {"low": 0.3, "high": 0.2}[name]
+            tree = {**tree, name: {k: v - lr * grads[k] for k, v in tree[name].items()}}
+        return update.loss(tree, batches)
+
+    expected = torch.func.grad(outer)(state.tree["meta"]["logits"])
     estimate = update.gradient(update, state, batches)
     assert apart(estimate.grads, {"logits": expected}) < 1e-10
     torchopt = replace(update.gradient, backend="torchopt")(update, state, batches)
@@ -337,7 +333,7 @@ def test_an_inner_update_may_itself_be_bilevel(hypergradient, central_difference
             "rate",
             lambda tree, batches: errors(tree["net"], batches["demo"]).mean(),
             sgd(0.1),
-            Unrolled(("meta", "net")),
+            Unrolled(("meta", "net"), steps=2),
         ),
         Update(
             "meta",
@@ -362,6 +358,39 @@ def test_an_inner_update_may_itself_be_bilevel(hypergradient, central_difference
     expected, noise = central_differences(fn, point)
     assert flat(grads).norm() > 1000 * noise
     assert (flat(grads) - flat(expected)).norm() < 1e-6 * flat(grads).norm()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"truncate": 1},
+        {"first_order": True},
+        {"loss": contrasted_loss, "contrast": "other"},
+        {"carried": True},
+        {"fresh": {"train": "many"}},
+    ],
+    ids=lambda options: "-".join(options) or "plain",
+)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_transformed_estimate_equals_the_eager_one(setting, apart, optimizer, options):
+    """Under vmap, torch.func takes the derivatives; in eager, autograd does."""
+    learner, state = setting(optimizer, steps=3, **options)
+    update = learner.updates["meta"]
+    states, all_batches = [], []
+    for seed in (1, 2):
+        state, _ = learner.step(state, random_batches(10 + seed), {"net"})
+        states.append(state)
+        all_batches.append({**random_batches(seed), "many": random_batches(seed, 3)["train"]})
+    stacked = tree_map(lambda *leaves: torch.stack(leaves), *zip(states, all_batches, strict=True))
+    together = torch.vmap(lambda s, b: update.gradient(update, s, b))(*stacked)
+    alone = [update.gradient(update, s, b) for s, b in zip(states, all_batches, strict=True)]
+    for i, estimate in enumerate(alone):
+        ours = tree_map(lambda leaf, i=i: leaf[i], together)
+        assert apart(ours.grads, estimate.grads) < 1e-10
+        assert apart(ours.metrics, estimate.metrics) < 1e-10
+        assert apart(ours.inner, estimate.inner) < 1e-10
+        assert apart({"loss": ours.loss}, {"loss": estimate.loss}) < 1e-10
 
 
 def test_metrics_say_how_large_the_hypergradient_and_the_virtual_step_are(setting, flat):

@@ -78,7 +78,9 @@ def test_an_interrupted_write_leaves_the_old_one(tmp_path, state, monkeypatch):
         raise KeyboardInterrupt
 
     real = checkpoints._write
-    monkeypatch.setattr(checkpoints, "_write", lambda path, data: die(path) if path.name == "state.json" else real(path, data))
+    monkeypatch.setattr(
+        checkpoints, "_write", lambda path, data: die(path) if path.name == "state.json" else real(path, data)
+    )
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, 2, state)
     assert checkpoints.load_newest(tmp_path, pytest.fail).step == 1

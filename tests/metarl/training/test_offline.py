@@ -34,7 +34,12 @@ def test_a_run_writes_what_it_promises(run):
     lines = (folder / "metrics.csv").read_text().splitlines()
     assert lines[0] == "step,metric,value"
     names = {line.split(",")[1] for line in lines[1:]}
-    assert {"critic/loss", "actor/b_mean", "guiding_network/hypergradient_norm", "guiding_network/params_moved"} <= names
+    assert {
+        "critic/loss",
+        "actor/b_mean",
+        "guiding_network/hypergradient_norm",
+        "guiding_network/params_moved",
+    } <= names
     assert {"evaluation/return", "guiding_network/output_moved"} <= names
     result = json.loads((folder / "result.json").read_text())
     assert [e["step"] for e in result["evaluations"]] == [0, 20, 40, 60]
@@ -56,7 +61,9 @@ def test_killed_three_times_it_ends_with_the_same_bits(run, command, tmp_path):
     whole = contents(run())
     rng = random.Random(0)
     for _ in range(3):
-        child = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         stop_at = rng.randrange(1, 55)
         for line in child.stdout:
             if json.loads(line).get("done", 0) >= stop_at:
@@ -162,7 +169,9 @@ def test_two_processes_cannot_train_one_run(run, yaml, tmp_path):
 def test_a_loss_that_becomes_infinite_stops_the_run_and_keeps_the_last_checkpoint(run, tmp_path):
     run("steps=20", "algorithm.critic_optimizer={name: sgd, lr: 0.01}")
     (folder,) = (tmp_path / "runs").glob("small-*/0")
-    with pytest.raises(NonFiniteError, match=r"critic .*NaN or infinite at or before step \d+; the last checkpoint is kept"):
+    with pytest.raises(
+        NonFiniteError, match=r"critic .*NaN or infinite at or before step \d+; the last checkpoint is kept"
+    ):
         run("algorithm.critic_optimizer={name: sgd, lr: 1e30}")
     shutil.rmtree(folder / "tensorboard")
     assert checkpoints.load_newest(folder / "checkpoint", pytest.fail).step == 20

@@ -89,9 +89,7 @@ def learning_curves(results: Results) -> Figure | None:
         for axis in list(axes)[len(cells) :]:
             axis.remove()
         entries = {
-            text: handle
-            for axis in figure.axes
-            for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
+            text: handle for axis in figure.axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(4, len(entries)))
     return figure
@@ -287,11 +285,10 @@ def _rebinned(histogram: Mapping[str, Any], edges: Any) -> Any:
 
 
 def _faded(colour: str, tone: float) -> tuple[float, ...]:
-    """From grey (0) over a pale form (0.5) to the colour itself (1)."""
-    target = np.array(to_rgb(colour))
-    if tone == 0:
+    """From grey (0) over a pale form of the colour to itself (1)."""
+    if not tone:
         return to_rgb(FAINT)
-    return tuple(float(v) for v in 1 - (1 - target) * (0.5 + 0.5 * (2 * tone - 1)))
+    return tuple(float(v) for v in 1 - (1 - np.array(to_rgb(colour))) * tone)
 
 
 def _symbol(name: str) -> str:

@@ -177,6 +177,11 @@ class Results:
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
 
     @property
+    def finished(self) -> int:
+        """The number of finished runs."""
+        return sum(len(cell.finished) for cell in self.cells)
+
+    @property
     def fewest(self) -> int:
         """The smallest number of finished seeds of any cell."""
         return min((len(cell.finished) for cell in self.cells), default=0)
@@ -336,13 +341,11 @@ def _scalars(path: Path) -> dict[str, Series]:
         return {}
     columns: dict[str, tuple[list[int], list[float]]] = {}
     with path.open(newline="") as file:
-        rows = csv.reader(file)
-        next(rows, None)
-        for row in rows:
+        for line in file:
             try:
-                step, metric, value = row
+                step, metric, value = next(csv.reader([line]))
                 pair = int(step), float(value)
-            except ValueError:  # the last line of a run that is being written
+            except (ValueError, csv.Error):  # the head; the last line of a run that is being written
                 continue
             steps, values = columns.setdefault(metric, ([], []))
             steps.append(pair[0])

@@ -70,8 +70,7 @@ def csv_text(results: Results) -> str:
 def markdown(results: Results) -> str:
     """A table in GitHub's dialect."""
     rows = [[results.row_title, *results.columns], ["---", *("---:" for _ in results.columns)]]
-    for row in results.rows:
-        rows.append([row, *("<br>".join(lines(results.at(row, column))) for column in results.columns)])
+    rows += [[row, *("<br>".join(lines(results.at(row, c))) for c in results.columns)] for row in results.rows]
     table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
     notes = "".join(f"\n- {note}" for note in results.notes)
     return f"{table}\n\n{caption(results)}\n{notes}".rstrip() + "\n"

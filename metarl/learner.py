@@ -307,7 +307,10 @@ class Learner:
             objective = getattr(update.gradient, "objective", None)
             if objective is None:
                 continue
-            lost = unreached(objective(update, state, batches), state.tree[update.params])
+            try:
+                lost = unreached(objective(update, state, batches), state.tree[update.params])
+            except KeyError as error:
+                raise ConfigError(_missing(update, error, state.tree, batches)) from error
             if lost and getattr(update.gradient, "first_order", False):
                 raise ConfigError(
                     f"update {update.name!r}: with first_order=True, {', '.join(lost)} of {update.params!r} enter only "
@@ -445,6 +448,16 @@ def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainSt
         key = f"nonfinite/{update.name}"
         flags[key] = flags[key] | ~size.isfinite()
     return TrainState({**state.tree, group: params}, {**state.opt, group: opt}, flags)
+
+
+def _missing(update: Update, error: KeyError, tree: Tree, batches: Batches) -> str:
+    """What to say of a name that a loss looked up in vain."""
+    name = str(error.args[0])
+    known = {*tree, *batches, *(column for batch in batches.values() for column in batch)}
+    return (
+        f"update {update.name!r}: there is no parameter group, batch or column called {name!r}."
+        f"{nearest(name, known)}"
+    )
 
 
 def _identity(optimizer: Any) -> Any:

@@ -57,7 +57,7 @@ def close(apart, ours, theirs, tolerance):
     assert apart(state.tree, expected.tree) < tolerance
     assert apart(state.opt, expected.opt) < tolerance
     assert {k: v.item() for k, v in state.flags.items()} == {k: v.item() for k, v in expected.flags.items()}
-    assert set(metrics) == set(expected_metrics)
+    assert apart(metrics, expected_metrics) < 10 * tolerance  # a norm of differences loses a digit
     assert any(key.startswith("guiding_network/") for key in metrics)
 
 
@@ -88,13 +88,13 @@ def check_stacked(learners, draw, apart, dtype, steps):
     assert apart(alone[0][0].tree, alone[1][0].tree) > 1e-3  # the seeds differ
 
 
-@pytest.mark.parametrize("virtual", [None, sgd(1e-2)], ids=["carried-adam", "sgd"])
-def test_traced_step_equals_eager(gorl, draw, apart, virtual):
-    check_compiled(gorl(virtual), draw, apart, torch.float64, 8, "aot_eager")
-
-
-def test_traced_float32_step_stays_close_to_eager(gorl, draw, apart):
-    check_compiled(gorl(), draw, apart, torch.float32, 8, "aot_eager")
+@pytest.mark.parametrize(
+    ("virtual", "dtype"),
+    [(None, torch.float64), (sgd(1e-2), torch.float32)],
+    ids=["carried-adam-float64", "sgd-float32"],
+)
+def test_traced_step_equals_eager(gorl, draw, apart, virtual, dtype):
+    check_compiled(gorl(virtual), draw, apart, dtype, 8, "aot_eager")
 
 
 @pytest.mark.parametrize("virtual", [None, sgd(1e-2)], ids=["carried-adam", "sgd"])

@@ -1,0 +1,167 @@
+"""The report: one self-contained HTML page, and the table and curves beside it as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from benchmarks import figures, tables
+from benchmarks.results import LAST, Cell, Results
+from metarl import __version__
+from metarl.config import to_yaml
+from metarl.errors import UserError
+from metarl.training.folder import write_aside
+
+TEMPLATES = Path(__file__).parent / "templates"
+SHA = 12  # hex digits shown
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure in the page.
+
+    Attributes:
+        title: above it.
+        svg: the figure.
+        text: below it.
+    """
+
+    title: str
+    svg: Markup
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A learned function of one cell.
+
+    Attributes:
+        title: which function of which cell.
+        summary: its figures in words.
+        pictures: of it.
+    """
+
+    title: str
+    summary: str
+    pictures: tuple[Picture, ...]
+
+
+def write(results: Results, out: Path) -> Path:
+    """Writes index.html, table.csv, table.md and curves.png into `out`, and returns the page's path.
+
+    Raises:
+        UserError: `out` cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_aside(out / "table.csv", tables.csv_text(results))
+        write_aside(out / "table.md", tables.markdown(results))
+        curves = figures.learning_curves(results)
+        if curves is not None:
+            (out / "curves.png").write_bytes(figures.to_png(curves))
+        write_aside(out / "index.html", page(results))
+    except OSError as error:
+        raise UserError(f"{out} cannot be written ({error.strerror}); choose another folder with --out") from error
+    return out / "index.html"
+
+
+def page(results: Results) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(
+        results=results,
+        colours=figures.colours(results),
+        lines=tables.lines,
+        few=tables.FEW if results.fewest < 3 else "",
+        last=LAST,
+        provenance=list(_provenance(results)),
+        curves=_by_column(results, figures.learning_curve),
+        learned=list(_learned(results)),
+        hypergradients=_by_column(results, figures.hypergradients),
+        configs=[(f"{c.row}, {c.column}", c.experiment, to_yaml(c.config)) for c in results.cells if c.config],
+        version=__version__,
+    )
+
+
+def _by_column(results: Results, draw: Callable[[Results, str], Figure | None]) -> list[Picture]:
+    drawn = ((column, draw(results, column)) for column in results.columns)
+    return [Picture(column, Markup(figures.to_svg(figure))) for column, figure in drawn if figure is not None]
+
+
+def _learned(results: Results) -> Iterator[Learned]:
+    colour = figures.colours(results)
+    for cell in results.cells:
+        for name in dict.fromkeys(name for run in cell.runs for name in run.probes):
+            drawn = (
+                ("Over its input", figures.probe_curve, ""),
+                ("Its outputs", figures.probe_histogram, ""),
+                ("Over training", figures.probe_course, "A line a seed; the band is the spread over one batch."),
+            )
+            pictures = [(title, draw(cell, name, colour[cell.row]), text) for title, draw, text in drawn]
+            yield Learned(
+                f"{cell.row}, {cell.column}: {name.replace('_', ' ')}",
+                _summary(cell, name),
+                tuple(Picture(t, Markup(figures.to_svg(f)), x) for t, f, x in pictures if f is not None),
+            )
+
+
+def _summary(cell: Cell, name: str) -> str:
+    ends = [(run.probes[name][0], run.probes[name][-1], run.seed) for run in cell.runs if run.probes.get(name)]
+    what = ends[0][0]["output_name"]
+    seeds = "; ".join(
+        f"seed {seed}: {first['mean']:.3g} to {last['mean']:.3g}, moved by {last['moved']:.3g}"
+        for first, last, seed in ends
+    )
+    return (
+        f"Mean {what} over a batch from start to end, and the mean distance of its outputs from those that the "
+        f"initial function gives on the same inputs: {seeds}."
+    )
+
+
+def _provenance(results: Results) -> Iterator[tuple[str, str]]:
+    """(what, value) lines of the page's head."""
+    seeds = sorted({seed for cell in results.cells for seed in cell.seeds})
+    counts = sorted({len(cell.finished) for cell in results.cells})
+    finished = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    yield "seeds", f"{', '.join(map(str, seeds))} ({finished} finished per cell)"
+    steps = sorted({cell.steps for cell in results.cells})
+    yield "gradient steps", " and ".join(f"{step:,}" for step in steps)
+    episodes = sorted({_evaluation(c.config) for c in results.cells if c.config})
+    yield "evaluation", "; ".join(episodes)
+    for column in results.columns:
+        yield from _datasets(results, column)
+    for environment in results.environments:
+        machine = environment.get("machine", "")
+        versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name != "machine")
+        yield "made with", f"{versions}; {machine}"
+    if not results.environments:
+        yield "made with", "versions were not recorded (these runs were not started by `metarl bench`)"
+
+
+def _evaluation(config: Mapping[str, Any]) -> str:
+    evaluation = config["evaluation"]
+    return f"{evaluation['episodes']} episodes every {evaluation['every']:,} steps"
+
+
+def _datasets(results: Results, column: str) -> Iterator[tuple[str, str]]:
+    cards = [run.data for cell in results.cells if cell.column == column for run in cell.runs]
+    for role in dict.fromkeys(role for data in cards for role in data):
+        found = [data[role] for data in cards if role in data]
+        shas = list(dict.fromkeys(card["sha256"][:SHA] for card in found))
+        more = f" and {len(shas) - 1} more, drawn by seed" if len(shas) > 1 else ""
+        drawn = found[0].get("figures", {}).get("drawn")
+        part = f" ({drawn})" if drawn else ""
+        ids = ", ".join(dict.fromkeys(card["dataset_id"] for card in found))
+        yield f"data, {role}", f"{ids}{part}, sha256 {shas[0]}{more}"

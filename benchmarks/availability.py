@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
 from benchmarks.suite import Suite
-from metarl import data
+from metarl import config, data
 from metarl.config import Experiment
 from metarl.data.sources import DataSource
 from metarl.data.transitions import Transitions
@@ -17,34 +18,44 @@ from metarl.errors import ConfigError, DatasetUnavailable, UserError
 from metarl.training.offline import build_learner
 
 
-def check(suite: Suite) -> None:
-    """Loads every dataset once and builds every cell's learner.
+def fitted(suite: Suite) -> Suite:
+    """The suite with only the data that each cell's learner reads, so that an unused guide changes no run's hash.
+
+    Loads every dataset once and builds every cell's learner.
 
     Raises:
         DatasetUnavailable: one error with the commands that make all the missing datasets.
         UserError: a cell whose parts do not fit together; names the suite and the cell.
     """
+    loaded = _load(suite)
+    cells = []
+    for cell in suite.cells:
+        try:
+            cells.append(replace(cell, experiment=_fitted(cell.experiment, loaded, suite)))
+        except UserError as error:
+            raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
+    return replace(suite, cells=tuple(cells))
+
+
+def _load(suite: Suite) -> dict[DataSource, Transitions]:
     loaded: dict[DataSource, Transitions] = {}
     missing: dict[str, None] = {}
     for cell in suite.cells:
         for role, source in cell.experiment.data.items():
-            if source not in loaded:
-                try:
-                    loaded[source] = data.load(source, torch.Generator(), role, folder=suite.path.parent)
-                except DatasetUnavailable as error:
-                    missing[_command(str(error))] = None
-                except UserError as error:
-                    raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
+            if source in loaded:
+                continue
+            try:
+                loaded[source] = data.load(source, torch.Generator(), role, folder=suite.path.parent)
+            except DatasetUnavailable as error:
+                missing[_command(str(error))] = None
+            except UserError as error:
+                raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
     if missing:
         raise DatasetUnavailable(f"{suite.path}: some data is not on this machine; get it with: {' && '.join(missing)}")
-    for cell in suite.cells:
-        try:
-            _fit(cell.experiment, loaded)
-        except UserError as error:
-            raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
+    return loaded
 
 
-def _fit(experiment: Experiment, loaded: Mapping[DataSource, Transitions]) -> None:
+def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], suite: Suite) -> Experiment:
     train = loaded[experiment.data["train"]]
     env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train.card.env_spec
     if env is None:
@@ -52,12 +63,14 @@ def _fit(experiment: Experiment, loaded: Mapping[DataSource, Transitions]) -> No
     made = make_env(env)
     learner = build_learner(experiment, spec_of(made), seed=0)
     made.close()
-    for name, role in learner.roles.items():
-        if role.source not in experiment.data:
-            raise ConfigError(
-                f"the experiment needs data.{role.source} (role {name!r}); add, for example, "
-                f"'{role.source}: {{recipe: pendulum/expert, tuples: 200}}' under data"
-            )
+    used = {"train"} | {role.source for role in learner.roles.values()}
+    if absent := sorted(used - set(experiment.data)):
+        raise ConfigError(
+            f"this algorithm and objective need data.{absent[0]}; add, for example, "
+            f"'{absent[0]}: {{recipe: pendulum/expert, tuples: 200}}' under data"
+        )
+    kept = {role: source for role, source in experiment.resolved["data"].items() if role in used}
+    return config.build({**experiment.resolved, "data": kept}, str(suite.path), suite.path.parent)
 
 
 def _command(text: str) -> str:

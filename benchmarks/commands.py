@@ -42,8 +42,7 @@ def bench(
 
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, not {jobs}")
-    loaded = suites.load(suites.find(suite), overrides or [])
-    availability.check(loaded)
+    loaded = availability.fitted(suites.load(suites.find(suite), overrides or []))
     folder = BenchFolder(root / loaded.name)
     planned = executor.plan(loaded, folder)
     if dry_run:

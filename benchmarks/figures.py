@@ -21,7 +21,7 @@ from benchmarks.results import Cell, Results, Run
 # Okabe and Ito's palette, darkened where it would be pale on white; told apart by colour-blind readers too.
 PALETTE = ("#5b6770", "#0072b2", "#d55e00", "#00845f", "#b0578d", "#a37a00", "#3f8fc4", "#7a5195")
 INK, FAINT = "#30353a", "#9aa1a8"
-WIDTH, HEIGHT = 4.8, 3.1  # inches, of one panel
+WIDE, NARROW = (4.4, 2.9), (3.6, 2.7)  # inches: one panel of two, and of three, in a row of the page
 STYLE = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -81,7 +81,7 @@ def learning_curves(results: Results) -> Figure | None:
     columns = min(3, len(cells))
     rows = -(-len(cells) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * columns, HEIGHT * rows + 0.4), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(WIDE[0] * columns, WIDE[1] * rows + 0.4), layout="constrained", facecolor="white")
         axes = figure.subplots(rows, columns, squeeze=False).flat
         for (column, found), axis in zip(cells.items(), axes, strict=False):
             _curves(axis, results, found)
@@ -103,6 +103,7 @@ def _curves(axis: Axes, results: Results, cells: Sequence[Cell]) -> None:
     for value in dict.fromkeys(filter(None, (_data_return(cell) for cell in cells))):
         axis.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0, label="mean return of the data")
     _steps_axis(axis)
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.set_ylabel("raw return per episode")
 
 
@@ -120,7 +121,7 @@ def probe_curve(cell: Cell, name: str, colour: str) -> Figure | None:
     moments = list(_moments(cell, name))
     if not moments:
         return None
-    with _panel() as (figure, axis):
+    with _panel(NARROW) as (figure, axis):
         density = axis.twinx()
         for row in moments[-1][2]:
             edges, counts = np.asarray(row["inputs"]["edges"]), np.asarray(row["inputs"]["counts"])
@@ -140,7 +141,7 @@ def probe_curve(cell: Cell, name: str, colour: str) -> Figure | None:
                 )
         axis.set_xlabel(f"{moments[0][2][0]['input_name']} (grey: the last batch)")
         axis.set_ylabel(moments[0][2][0]["output_name"])
-        _legend(axis)
+        _legend_above(figure, axis)
     return figure
 
 
@@ -149,7 +150,7 @@ def probe_histogram(cell: Cell, name: str, colour: str) -> Figure | None:
     moments = list(_moments(cell, name))
     if not moments:
         return None
-    with _panel() as (figure, axis):
+    with _panel(NARROW) as (figure, axis):
         for label, tone, rows in moments:
             low = min(row["outputs"]["edges"][0] for row in rows)
             high = max(row["outputs"]["edges"][-1] for row in rows)
@@ -160,7 +161,7 @@ def probe_histogram(cell: Cell, name: str, colour: str) -> Figure | None:
             axis.stairs(share, edges, color=shade, linewidth=1.4, linestyle="-" if tone else "--", label=label)
         axis.set_xlabel(moments[0][2][0]["output_name"])
         axis.set_ylabel("share of the batch")
-        _legend(axis)
+        _legend_above(figure, axis)
     return figure
 
 
@@ -169,7 +170,7 @@ def probe_course(cell: Cell, name: str, colour: str) -> Figure | None:
     rows = [run.probes[name] for run in cell.runs if run.probes.get(name)]
     if not rows:
         return None
-    with _panel(rows=2, height=HEIGHT * 1.25) as (figure, axes):
+    with _panel(NARROW, rows=2) as (figure, axes):
         above, below = axes
         for course in rows:
             steps = [row["step"] for row in course]
@@ -203,6 +204,7 @@ def hypergradients(results: Results, column: str) -> Figure | None:
             label = f"{cell.row}: {metric.removesuffix('/hypergradient_norm')}"
             _mean_line(axis, [line for line in lines if line[0]], colour[cell.row], label, geometric=True)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
         axis.set_ylabel("norm of the hypergradient")
         _steps_axis(axis)
     return figure
@@ -234,9 +236,9 @@ def to_png(figure: Figure) -> bytes:
 
 
 @contextmanager
-def _panel(rows: int = 1, height: float = HEIGHT) -> Iterator[tuple[Figure, Any]]:
+def _panel(size: tuple[float, float] = WIDE, rows: int = 1) -> Iterator[tuple[Figure, Any]]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         yield figure, figure.subplots(rows, sharex=True)
 
 
@@ -267,10 +269,10 @@ def _moments(cell: Cell, name: str) -> Iterator[tuple[str, float, list[Mapping[s
     if not runs:
         return
     last = max(row["step"] for run in runs for row in run.probes[name])
-    for label, tone in (("start", 0.0), ("middle", 0.5), ("end", 1.0)):
+    for tone in (0.0, 0.5, 1.0):
         rows = [_nearest(run, name, tone * last) for run in runs]
-        if label == "start" or any(row["step"] for row in rows):
-            yield f"{label} (step {rows[0]['step']:,})", tone, rows
+        if not tone or rows[0]["step"]:
+            yield f"step {rows[0]['step']:,}", tone, rows
 
 
 def _nearest(run: Run, name: str, step: float) -> Mapping[str, Any]:
@@ -297,14 +299,26 @@ def _symbol(name: str) -> str:
     return last if len(last) == 1 else name
 
 
-def _legend(axis: Axes) -> None:
-    axis.legend(loc="best", handlelength=1.6)
+def _legend_above(figure: Figure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=3, handlelength=1.4, columnspacing=1.2)
+
+
+def _power(value: float) -> str:
+    """A power of ten as text: SVG text knows no mathematics."""
+    digits = str(round(np.log10(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"10{digits}"
+
+
+def _plain(value: float) -> str:
+    """Thousands apart, a true minus, no more digits than needed."""
+    return f"{value:,.10g}".replace("-", "−")
 
 
 def _steps_axis(axis: Axes) -> None:
     axis.set_xlabel("gradient steps")
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
     axis.margins(x=0.02)
     axis.grid(axis="y", color="#e6e8ea", linewidth=0.7)
     axis.set_axisbelow(True)

@@ -82,6 +82,7 @@ def page(results: Results) -> str:
     )
     return environment.get_template("report.html").render(
         results=results,
+        lead=_lead(results),
         colours=figures.colours(results),
         lines=tables.lines,
         few=tables.FEW if results.fewest < 3 else "",
@@ -93,6 +94,18 @@ def page(results: Results) -> str:
         configs=[(f"{c.row}, {c.column}", c.experiment, to_yaml(c.config)) for c in results.cells if c.config],
         version=__version__,
     )
+
+
+def _lead(results: Results) -> str:
+    """`3 methods × 1 dataset, 6 finished runs`."""
+    grid = _count(len(results.rows), results.row_title or "row")
+    if results.column_title:
+        grid += f" × {_count(len(results.columns), results.column_title)}"
+    return f"{grid}, {_count(results.finished, 'finished run')}"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" + ("" if n == 1 else "s")
 
 
 def _by_column(results: Results, draw: Callable[[Results, str], Figure | None]) -> list[Picture]:
@@ -107,7 +120,7 @@ def _learned(results: Results) -> Iterator[Learned]:
             drawn = (
                 ("Over its input", figures.probe_curve, ""),
                 ("Its outputs", figures.probe_histogram, ""),
-                ("Over training", figures.probe_course, "A line a seed; the band is the spread over one batch."),
+                ("Over training", figures.probe_course, "One line per seed; the band is the spread over a batch."),
             )
             pictures = [(title, draw(cell, name, colour[cell.row]), text) for title, draw, text in drawn]
             yield Learned(
@@ -160,7 +173,7 @@ def _datasets(results: Results, column: str) -> Iterator[tuple[str, str]]:
     for role in dict.fromkeys(role for data in cards for role in data):
         found = [data[role] for data in cards if role in data]
         shas = list(dict.fromkeys(card["sha256"][:SHA] for card in found))
-        more = f" and {len(shas) - 1} more, drawn by seed" if len(shas) > 1 else ""
+        more = f" and {len(shas) - 1} more, drawn per seed" if len(shas) > 1 else ""
         drawn = found[0].get("figures", {}).get("drawn")
         part = f" ({drawn})" if drawn else ""
         ids = ", ".join(dict.fromkeys(card["dataset_id"] for card in found))

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -21,14 +21,14 @@ FEW = "No significance is claimed below 3 seeds."
 
 def rich_table(results: Results) -> RenderableType:
     """For the terminal."""
-    table = Table(title=results.name, caption=caption(results), caption_justify="left", title_justify="left")
+    table = Table(title=results.name, title_justify="left")
     table.add_column(results.row_title)
     for column in results.columns:
         table.add_column(Text(column), justify="right")
     for row in results.rows:
         cells = [results.at(row, column) for column in results.columns]
         table.add_row(Text(row), *(Text("\n".join(lines(cell))) for cell in cells))
-    return table
+    return Group(table, Text(caption(results), style="dim"))
 
 
 def caption(results: Results) -> str:

@@ -223,7 +223,7 @@ class Transitions:
         starts = torch.tensor([0, *np.cumsum([len(piece) for piece in pieces]).tolist()])
         card = dataclasses.replace(
             self.card,
-            returns=_summary(_returns(self.layout.split(rows)["reward"], starts)),
+            returns=summary(_returns(self.layout.split(rows)["reward"], starts)),
             **_drawn(self, rows, starts, drawn or "episodes"),
         )
         return Transitions(rows, self.layout, starts, card)
@@ -319,7 +319,7 @@ def pack(
     boundaries = torch.from_numpy(starts.astype(np.int64))
     card = dataclasses.replace(
         card,
-        returns=_summary(_returns(layout.split(rows)["reward"], boundaries)),
+        returns=summary(_returns(layout.split(rows)["reward"], boundaries)),
         sha256=digest(rows, boundaries),
     )
     return Transitions(rows, layout, boundaries, card)
@@ -402,7 +402,8 @@ def _returns(reward: Tensor, episode_starts: Tensor) -> Tensor:
     return torch.from_numpy(np.add.reduceat(rewards, episode_starts[:-1].cpu().numpy()))
 
 
-def _summary(returns: Tensor) -> dict[str, float]:
+def summary(returns: Tensor) -> dict[str, float]:
+    """Mean, population standard deviation, min and max of returns [E]."""
     return {
         "mean": returns.mean().item(),
         "std": returns.std(correction=0).item(),

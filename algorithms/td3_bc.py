@@ -84,9 +84,7 @@ class TD3BC:
                 (Update("critic", "critic", critic_loss, self.critic_optimizer),),
                 (Update("actor", "actor", actor_loss, self.actor_optimizer, every=every),),
                 (
-                    Update(
-                        "critic_target", "critic_target", None, sgd(self.tau), Polyak("critic"), every=every
-                    ),
+                    Update("critic_target", "critic_target", None, sgd(self.tau), Polyak("critic"), every=every),
                     Update("actor_target", "actor_target", None, sgd(self.tau), Polyak("actor"), every=every),
                 ),
             ),
@@ -108,9 +106,7 @@ class _Policy:
     updates: tuple[str, ...] = ("actor",)
     forms: tuple[str, ...] = ("literal", "sum")
 
-    def terms(
-        self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()
-    ) -> Terms:
+    def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
         action = self.action(tree, batch["obs"], noise)
         q = self.q(tree, batch["obs"], action)
         scale = 1.0 if "literal" in form else stop_gradient(self.alpha / q.abs().mean())
@@ -121,11 +117,11 @@ class _Policy:
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
         loss = -terms.improvement.mean()
-        return loss if degree is None else loss + (degree * terms.constraint).mean()
+        if degree is None or terms.constraint is None:
+            return loss
+        return loss + (terms.constraint * degree).mean()
 
-    def imitation(
-        self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()
-    ) -> Tensor:
+    def imitation(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Tensor:
         squared = (self.action(tree, batch["obs"], noise) - batch["action"]).square()
         return (squared.sum(-1) if "sum" in form else squared.mean(-1)).mean()
 

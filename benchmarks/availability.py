@@ -74,6 +74,6 @@ def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], su
 
 
 def _command(text: str) -> str:
-    """The command in backticks that an error tells the user to run; the whole text where there is none."""
-    found = re.search(r"`(metarl [^`]+)`", text)
+    """The command that an error tells the user to run; the whole text where there is none."""
+    found = re.search(r"run: (metarl .+)$", text)
     return found.group(1) if found else text

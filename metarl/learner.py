@@ -92,8 +92,11 @@ class PolicyTerms(Protocol):
     algorithm that `terms` knows by name. Degree 1 is the base algorithm, bitwise.
     """
 
-    updates: tuple[str, ...]
-    forms: tuple[str, ...]
+    @property
+    def updates(self) -> tuple[str, ...]: ...
+
+    @property
+    def forms(self) -> tuple[str, ...]: ...
 
     def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms: ...
 
@@ -322,7 +325,7 @@ class Learner:
                     "its loss; remove them, or use them in the loss"
                 )
             if isinstance(update.gradient, Unrolled):
-                self._warn_cold(update, update.gradient)
+                self._warn_cold(update, update.gradient, state.tree)
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -388,12 +391,14 @@ class Learner:
             known = {**groups, **followers}
             if update.params not in known:
                 raise ConfigError(
-                    f"update {update.name!r}: there is no parameter group {update.params!r}.{nearest(update.params, known)}"
+                    f"update {update.name!r}: there is no parameter group {update.params!r}."
+                    f"{nearest(update.params, known)}"
                 )
             source = followers.get(update.params)
             if source is not None and source not in groups:
                 raise ConfigError(
-                    f"update {update.name!r}: there is no parameter group {source!r} to follow.{nearest(source, groups)}"
+                    f"update {update.name!r}: there is no parameter group {source!r} to follow."
+                    f"{nearest(source, groups)}"
                 )
             identity = _identity(update.optimizer)
             other, theirs = optimizers.setdefault(update.params, (update.name, identity))
@@ -423,8 +428,9 @@ class Learner:
                         f"{name!r}, which it differentiates through; choose a multiple"
                     )
 
-    def _warn_cold(self, update: Update, gradient: Unrolled) -> None:
-        given = gradient.optimizer
+    def _warn_cold(self, update: Update, gradient: Unrolled, tree: Tree) -> None:
+        given: Any = gradient.optimizer
+        given = given(tree) if callable(given) else given
         if isinstance(given, Optimizer) and given.adaptive and gradient.steps == 1:
             warnings.warn(
                 f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
@@ -455,8 +461,7 @@ def _missing(update: Update, error: KeyError, tree: Tree, batches: Batches) -> s
     name = str(error.args[0])
     known = {*tree, *batches, *(column for batch in batches.values() for column in batch)}
     return (
-        f"update {update.name!r}: there is no parameter group, batch or column called {name!r}."
-        f"{nearest(name, known)}"
+        f"update {update.name!r}: there is no parameter group, batch or column called {name!r}.{nearest(name, known)}"
     )
 
 

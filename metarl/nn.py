@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -62,8 +63,7 @@ class MLP(nn.Module):
         output: str = "identity",
     ) -> None:
         super().__init__()
-        pairs = zip(sizes[:-1], sizes[1:], strict=True)
-        self.layers = nn.ModuleList(Linear(n_in, n_out, generator) for n_in, n_out in pairs)
+        self.layers = nn.ModuleList(Linear(n_in, n_out, generator) for n_in, n_out in pairwise(sizes))
         self.activation, self.output = ACTIVATIONS[activation], ACTIVATIONS[output]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -49,18 +49,14 @@ class GuidingNet:
     activation: Literal["relu", "sigmoid", "tanh", "softplus", "silu"] = option(
         "relu", "between layers; Table VIII says only 'Sigmoid', which may mean this one too"
     )
-    output: Literal["sigmoid", "softplus"] = option(
-        "sigmoid", "range of B: (0, 1) as in Table IV, or (0, inf)"
-    )
+    output: Literal["sigmoid", "softplus"] = option("sigmoid", "range of B: (0, 1) as in Table IV, or (0, inf)")
 
 
 @dataclass(frozen=True)
 class GORL:
     """A learned degree of constraint per sample, guided by a few expert tuples."""
 
-    every: int = option(
-        500, "gradient steps between updates of the guiding network; a multiple of the policy's"
-    )
+    every: int = option(500, "gradient steps between updates of the guiding network; a multiple of the policy's")
     net: GuidingNet = option(factory=GuidingNet, help="the guiding network")
     optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=1e-5, eps=1e-12),
@@ -73,22 +69,16 @@ class GORL:
         group="metarl.optimizers",
     )
     steps: int = option(1, "virtual steps")
-    backend: Literal["native", "torchopt", "higher"] = option(
-        "native", "library that rolls the virtual steps"
-    )
+    backend: Literal["native", "torchopt", "higher"] = option("native", "library that rolls the virtual steps")
     batch_size: int = option(20, "expert tuples in a batch (Table VIII)")
     improvement: Literal["base", "literal"] = option(
         "base", "Q as the base algorithm scales it, or as Eq. 2 prints it, without a factor"
     )
-    reduction: Literal["mean", "sum"] = option(
-        "mean", "L_pc over action dimensions; mean makes B = 1 the base"
-    )
+    reduction: Literal["mean", "sum"] = option("mean", "L_pc over action dimensions; mean makes B = 1 the base")
     signal: Literal["raw", "standardized"] = option(
         "raw", "what B looks at: L_pc, or L_pc by its running mean and deviation"
     )
-    attach_signal: bool = option(
-        False, "let gradients flow through B's input (Eqs. 3 and 5 evaluate it at theta_t)"
-    )
+    attach_signal: bool = option(False, "let gradients flow through B's input (Eqs. 3 and 5 evaluate it at theta_t)")
     statistics: Literal["train", "guide"] = option("train", "whose statistics normalise the expert tuples")
 
     presets: ClassVar[Mapping[str, Mapping]] = {
@@ -129,9 +119,7 @@ class GORL:
 
         inner = policy.updates[-1]
         estimator = Unrolled(inner, self.virtual, self.steps, backend=self.backend)
-        guide = Update(
-            "guiding_network", "guiding_network", guide_loss, self.optimizer, estimator, every=self.every
-        )
+        guide = Update("guiding_network", "guiding_network", guide_loss, self.optimizer, estimator, every=self.every)
         learner = (
             learner.with_modules(guiding_network=net)
             .with_roles(guide=Role("guide", self.batch_size, self.statistics))
@@ -156,9 +144,7 @@ class GORL:
         )
         for name in form:
             if name not in known:
-                raise ConfigError(
-                    f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}"
-                )
+                raise ConfigError(f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}")
         return form
 
     def _with_statistics(self, learner: Learner, policy: object, form: tuple[str, ...]) -> Learner:

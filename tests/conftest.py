@@ -61,8 +61,7 @@ def draw(spec: Spec) -> Callable[..., Batches]:
                 "truncated": (normal(n) > 1.0).to(dtype),
             }
         batches["noise"] = {
-            name: normal(learner.roles[noise.role].size, *noise.shape)
-            for name, noise in learner.noise.items()
+            name: normal(learner.roles[noise.role].size, *noise.shape) for name, noise in learner.noise.items()
         }
         return batches
 

@@ -45,7 +45,7 @@ class AdamState(NamedTuple):
 
     mu: Any
     nu: Any
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
 
 
 def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:

@@ -41,7 +41,8 @@ def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tupl
         raise ValueError(f"import_state: {type(live).__name__} has no counterpart; use SGD, Adam or AdamW")
     decoupled = type(live) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
     build = adamw if decoupled else adam
-    optimizer = build(group["lr"], *group["betas"], eps=group["eps"], weight_decay=group["weight_decay"])
+    b1, b2 = group["betas"]
+    optimizer = build(group["lr"], b1, b2, group["eps"], group["weight_decay"])
     counts = {float(s["step"]) for s in state.values() if s} or {0.0}
     if len(counts) > 1 or (counts != {0.0} and not all(state.values())):
         raise ValueError("import_state: parameters have taken different numbers of steps")
@@ -61,7 +62,7 @@ def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.opti
     """
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"export_state: {type(optimizer).__name__} has no torch.optim counterpart")
-    settings = {k: float(v) if isinstance(v, Tensor) else v for k, v in optimizer.hparams.items()}
+    settings: dict[str, Any] = {k: float(v) if isinstance(v, Tensor) else v for k, v in optimizer.hparams.items()}
     leaves = list(params.values())
     if optimizer.name in ("sgd", "momentum"):
         live: torch.optim.Optimizer = torch.optim.SGD(leaves, **settings)

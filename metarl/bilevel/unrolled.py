@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl.bilevel import backends
 from metarl.bilevel.autodiff import Params, detach, is_tracked, norm, value_and_grad
-from metarl.bilevel.optimizers import Optimizer
+from metarl.bilevel.optimizers import AdamState
 from metarl.bilevel.state import TrainState, optimizer_step
 from metarl.bilevel.update import Batches, Estimate, Objective, OptimizerLike, Tree, Update
 from metarl.errors import ConfigError
@@ -73,8 +73,15 @@ class Unrolled:
             inners = inner if isinstance(inner, tuple) else (inner,)
             return tuple(lookup(u) if isinstance(u, str) else u for u in inners)
 
+        inner = resolved(self.inner)
         contrast = None if self.contrast is None else resolved(self.contrast)
-        return replace(self, inner=resolved(self.inner), contrast=contrast)
+        for update in contrast or ():
+            if update.params not in {u.params for u in inner}:
+                raise ConfigError(
+                    f"Unrolled: contrast {update.name!r} moves {update.params!r}, but takes the virtual optimiser of "
+                    f"its inner, which moves {', '.join(u.params for u in inner)}; let both move the same"
+                )
+        return replace(self, inner=inner, contrast=contrast)
 
     @property
     def inners(self) -> tuple[Update, ...]:
@@ -114,11 +121,8 @@ class Unrolled:
 
     def _cold(self, state: TrainState) -> dict[str, Tensor]:
         """Whether the inner Adam's moments are still zero: then its first step is about lr * sign(gradient)."""
-        counts = {
-            u.params: state.opt[u.params].count
-            for u in self.inners
-            if self.optimizer is None and isinstance(u.optimizer, Optimizer) and u.optimizer.adaptive
-        }
+        carried = {u.params: state.opt[u.params] for u in self.inners if self.optimizer is None}
+        counts = {group: opt.count for group, opt in carried.items() if isinstance(opt, AdamState)}
         return {f"cold_moments/{group}": (count < 1).to(count.dtype) for group, count in counts.items()}
 
     def _roll(

@@ -177,12 +177,17 @@ def save_minari(
                 requirements=list(requirements),
             )
         staged = staging / dataset_id
-        figures = {"behaviours": {k: {"episodes": len(v), "mean_return": float(np.mean(v))} for k, v in behaviours.items()}}
-        card = dataclasses.replace(
-            card, dataset_id=dataset_id, env_spec=env.to_json(), env_id=env.id, figures={**figures, **card.figures}
-        )
         made = _load(staged, dataset_id).card
-        card = dataclasses.replace(card, returns=made.returns, sha256=made.sha256)
+        mixture = {k: {"episodes": len(v), "mean_return": float(np.mean(v))} for k, v in behaviours.items()}
+        card = dataclasses.replace(
+            card,
+            dataset_id=dataset_id,
+            env_spec=env.to_json(),
+            env_id=env.id,
+            returns=made.returns,
+            sha256=made.sha256,
+            figures={"behaviours": mixture, **made.figures, **card.figures},
+        )
         write_card(staged / CARD, card)
         _publish(staged, target, dataset_id, staging)
     finally:
@@ -213,7 +218,7 @@ def local_datasets() -> list[LocalDataset]:
                     relative.as_posix(), metadata["total_steps"], metadata["total_episodes"], _mean_return(folder), size
                 )
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, DataError) as error:
             _log.warning("%s is left out: %s", path, error)
     return found
 
@@ -393,14 +398,12 @@ def _read_cache(path: Path, key: str, card: Card) -> Transitions | None:
                 return None
             rows, starts = torch.from_numpy(stored["rows"]), torch.from_numpy(stored["episode_starts"])
             layout = Layout(*stored["dims"].tolist())
-        parts = layout.split(rows)
+        transitions = Transitions(rows, layout, starts, card)
+        card = dataclasses.replace(card, returns=summary(transitions.returns()), sha256=digest(rows, starts))
     except Exception as error:  # a damaged zip raises nearly anything
         _log.warning("%s is damaged (%s) and is rebuilt", path, _line(error))
         return None
-    transitions = Transitions(rows, layout, starts, card)
-    returns = summary(transitions.returns())
-    assert len(parts["reward"]) == int(starts[-1])
-    return dataclasses.replace(transitions, card=dataclasses.replace(card, returns=returns, sha256=digest(rows, starts)))
+    return dataclasses.replace(transitions, card=card)
 
 
 def _write_cache(path: Path, key: str, transitions: Transitions) -> None:

@@ -34,9 +34,7 @@ class Net(nn.Module):
     def group(self, prefix, read=lambda p: p):
         """Values (or what `read` finds for them) under the learner's names, weights as [in, out]."""
         return {
-            f"{prefix}layers.{i}.{kind}": (lambda t, k: t.T if k == "weight" else t)(
-                read(getattr(layer, kind)), kind
-            )
+            f"{prefix}layers.{i}.{kind}": (lambda t, k: t.T if k == "weight" else t)(read(getattr(layer, kind)), kind)
             for i, layer in enumerate(self.layers)
             for kind in ("weight", "bias")
         }
@@ -93,10 +91,7 @@ class Textbook:
 
     def moments(self, key):
         actor = self.actor.group("net.", lambda p: self.actor_optimizer.state[p][key])
-        twin = [
-            c.group(f"q{i}.", lambda p: self.critic_optimizer.state[p][key])
-            for i, c in enumerate(self.critics, 1)
-        ]
+        twin = [c.group(f"q{i}.", lambda p: self.critic_optimizer.state[p][key]) for i, c in enumerate(self.critics, 1)]
         return {"actor": actor, "critic": twin[0] | twin[1]}
 
 
@@ -163,8 +158,7 @@ def test_the_target_bootstraps_through_time_limits_and_stops_at_terminations(lea
     assert loss(0.0, 1.0) == loss(0.0, 0.0) and loss(1.0, 1.0) == loss(1.0, 0.0)
     x = torch.cat([batches["train"]["obs"], batches["train"]["action"]], 1)
     stopped = sum(
-        (Net(state.tree["critic"], f"q{i}.")(x).squeeze(1) - batches["train"]["reward"]).square().mean()
-        for i in (1, 2)
+        (Net(state.tree["critic"], f"q{i}.")(x).squeeze(1) - batches["train"]["reward"]).square().mean() for i in (1, 2)
     )
     assert abs(loss(1.0, 0.0) - stopped) < 1e-12
     assert abs(loss(0.0, 0.0) - stopped) > 1e-3
@@ -209,9 +203,7 @@ def test_policy_terms_are_per_sample_and_add_up(learner, draw, apart):
         assert torch.allclose(terms.constraint, constraint, rtol=1e-12)
         assert torch.equal(terms.signal, terms.constraint) and terms.rest is None
         b = torch.linspace(0, 2, n, dtype=torch.float64)
-        assert torch.allclose(
-            policy.combine(terms, b), -(scale * q).mean() + (b * constraint).mean(), rtol=1e-12
-        )
+        assert torch.allclose(policy.combine(terms, b), -(scale * q).mean() + (b * constraint).mean(), rtol=1e-12)
         assert torch.allclose(policy.combine(terms, None), -(scale * q).mean(), rtol=1e-12)
         clone = policy.imitation(state.tree, batch, batches["noise"], form)
         assert torch.allclose(clone, constraint.mean(), rtol=1e-12)
@@ -240,9 +232,7 @@ def test_presets_and_defaults_are_the_papers():
     assert defaults.batch_size == 256 and defaults.normalize
     for optimizer in (defaults.actor_optimizer, defaults.critic_optimizer):
         assert (optimizer.name, optimizer.hparams["lr"]) == ("adam", 3e-4)
-    learner = TD3BC(policy_every=3, actor_optimizer=adam(1e-3)).build(
-        Spec(3, 2, (1.0, 1.0)), torch.Generator()
-    )
+    learner = TD3BC(policy_every=3, actor_optimizer=adam(1e-3)).build(Spec(3, 2, (1.0, 1.0)), torch.Generator())
     assert [u.every for u in learner.updates.values()] == [1, 3, 3, 3]
     for preset in TD3BC.presets.values():
         TD3BC(**preset)

@@ -95,7 +95,7 @@ def test_a_plug_in_beside_the_yaml(tmp_path):
         ("stps=10", ["unknown key 'stps'", "'steps'"]),
         ("algorithm.alph=3", ["'algorithm.alph'", "'alpha'"]),
         ("objective.net.hiden=[3]", ["'objective.net.hiden'", "'hidden'"]),
-        ("objective.optimizer.rl=1", ["'objective.optimizer.rl'", "'lr'"]),
+        ("objective.optimizer.weight_decy=1", ["'objective.optimizer.weight_decy'", "'weight_decay'"]),
         ("data.train.tuple=3", ["'data.train.tuple'", "'tuples'"]),
         ("evaluation.evry=3", ["'evaluation.evry'", "'every'"]),
         ("algorithm.alpha=abc", ["algorithm.alpha", "Float"]),

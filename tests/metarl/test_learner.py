@@ -75,9 +75,7 @@ def test_an_update_is_due_after_start_up_to_stop_at_multiples_of_every(start, st
 def test_a_bilevel_update_is_due_only_with_its_inner():
     learner = bilevel()
     (meta,), (net,) = learner.stages
-    learner = replace(
-        learner, stages=((replace(meta, every=4),), (replace(net, every=2, start=5, stop=12),))
-    ).ready()
+    learner = replace(learner, stages=((replace(meta, every=4),), (replace(net, every=2, start=5, stop=12),))).ready()
     assert [learner.due(step) for step in (2, 4, 6, 8, 12, 16)] == [
         frozenset(),
         frozenset(),
@@ -122,6 +120,20 @@ def test_a_misspelt_inner_suggests_the_right_one():
         bilevel(Unrolled("nett", sgd(0.1))).ready()
     with pytest.raises(ConfigError, match=r"update 'meta': .*'plane'"):
         bilevel(Unrolled("net", sgd(0.1), contrast="plane")).ready()
+
+
+def test_a_contrast_that_moves_another_group_is_refused():
+    learner = bilevel(Unrolled("net", sgd(0.1), contrast="other"))
+    learner = learner.with_tensors(third={"x": torch.ones(2)})
+    other = Update("other", "third", lambda tree, batches: tree["third"]["x"].sum(), sgd(0.1))
+    with pytest.raises(ConfigError, match=r"contrast 'other' moves 'third'.*inner, which moves net"):
+        learner.with_virtual(other).ready()
+
+
+def test_a_second_objective_that_overwrites_the_first_is_caught(assemble, draw):
+    learner = assemble(TD3BC(hidden=(4,), batch_size=4), GORL(batch_size=3), Fixed())
+    with pytest.raises(ConfigError, match="of group 'guiding_network' do not reach its loss"):
+        learner.check(learner.init(torch.float64), draw(learner))
 
 
 def test_a_misspelt_stage_or_group_or_source_suggests_the_right_one():
@@ -304,7 +316,7 @@ def test_a_name_that_a_loss_looks_up_in_vain_is_named(assemble, draw):
 
 
 def test_a_fresh_adaptive_optimizer_of_one_step_warns():
-    for optimizer in (adam(0.1), adam(0.1, weight_decay=0.1)):
+    for optimizer in (adam(0.1), adam(0.1, weight_decay=0.1), lambda tree: adam(tree["meta"]["scale"])):
         with pytest.warns(UserWarning, match="update 'meta': one virtual step of a fresh adam has a useless"):
             check(bilevel(Unrolled("net", optimizer)))
     with warnings.catch_warnings():
@@ -313,9 +325,10 @@ def test_a_fresh_adaptive_optimizer_of_one_step_warns():
         check(bilevel(Unrolled("net", sgd(0.1))))
 
 
-def test_cold_moments_show_until_the_real_optimizer_has_stepped():
+@pytest.mark.parametrize("optimizer", [adam(0.1), lambda tree: adam(tree["meta"]["scale"].exp())])
+def test_cold_moments_show_until_the_real_optimizer_has_stepped(optimizer):
     learner = bilevel(Unrolled("net"))
-    learner = replace(learner, stages=(learner.stages[0], (replace(learner.stages[1][0], optimizer=adam(0.1)),)))
+    learner = replace(learner, stages=(learner.stages[0], (replace(learner.stages[1][0], optimizer=optimizer),)))
     learner = learner.ready()
     state, seen = learner.init(torch.float64), []
     for _ in range(3):

@@ -21,9 +21,7 @@ def train(learner, draw, steps, dtype=torch.float64):
 
 
 def test_degree_one_is_the_base_bitwise(assemble, draw, apart):
-    base, fixed = (
-        train(assemble(BASE, *objectives), draw, 200, torch.float32) for objectives in ((), (Fixed(1.0),))
-    )
+    base, fixed = (train(assemble(BASE, *objectives), draw, 200, torch.float32) for objectives in ((), (Fixed(1.0),)))
     assert apart(fixed.tree, base.tree) == 0 and apart(fixed.opt, base.opt) == 0
     start = assemble(BASE).init()
     assert apart(base.tree, start.tree) > 1e-3

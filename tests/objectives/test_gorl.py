@@ -131,9 +131,7 @@ def test_every_option_means_its_formula(assemble, draw, apart, name):
     else:
         live = torch.optim.SGD(live_params.values(), 3e-4)
     for _ in range(options.steps):
-        for key, g in hand_grads(
-            lambda p: policy_loss(options, p, state.tree, batch)[0], live_params
-        ).items():
+        for key, g in hand_grads(lambda p: policy_loss(options, p, state.tree, batch)[0], live_params).items():
             live_params[key].grad = g
         live.step()
     update = learner.updates["guiding_network"]

@@ -40,8 +40,9 @@ def refuse_known_wrong(optimizer: GradientTransformation) -> None:
     """Raises ConfigError for a torchopt transformation whose derivative is known to be wrong."""
     if isinstance(optimizer, Optimizer):
         return
-    chained = isinstance(optimizer, ChainedGradientTransformation)
-    parts: tuple[Any, ...] = optimizer.transformations if chained else (optimizer,)
+    parts: tuple[Any, ...] = (optimizer,)
+    if isinstance(optimizer, ChainedGradientTransformation):
+        parts = optimizer.transformations
     for part in parts:
         for cell in (
             part.update,

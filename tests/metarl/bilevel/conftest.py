@@ -34,8 +34,7 @@ def central_differences() -> Callable[..., tuple[Params, float]]:
                 return (8 * near - far) / (12 * h)
 
             grads = {
-                name: torch.stack([slope(name, i) for i in range(p.numel())]).view_as(p)
-                for name, p in params.items()
+                name: torch.stack([slope(name, i) for i in range(p.numel())]).view_as(p) for name, p in params.items()
             }
         return grads, float(2e-16 * value.abs() / h)
 

@@ -18,12 +18,8 @@ def gorl(assemble):
     """TD3+BC with GORL: critic every step, actor every 2nd, guiding network every 4th."""
 
     def build(virtual=None, seed=0, hidden=(16, 16)):
-        base = TD3BC(
-            hidden=hidden, batch_size=24, actor_optimizer=adam(1e-3), critic_optimizer=adam(1e-3)
-        )
-        objective = GORL(
-            every=4, net=GuidingNet((8,)), optimizer=adam(1e-2), virtual=virtual, batch_size=6
-        )
+        base = TD3BC(hidden=hidden, batch_size=24, actor_optimizer=adam(1e-3), critic_optimizer=adam(1e-3))
+        objective = GORL(every=4, net=GuidingNet((8,)), optimizer=adam(1e-2), virtual=virtual, batch_size=6)
         return assemble(base, objective, seed=seed)
 
     return build
@@ -75,13 +71,13 @@ def check_stacked(learners, draw, apart, dtype, steps):
     learner = learners[0]
     states = [other.init(dtype) for other in learners]
     alone = [run(learner.step, learner, s, draw, dtype, steps, 1000 * i) for i, s in enumerate(states)]
-    together = tree_map(lambda *leaves: torch.stack(leaves), *states)
+    together, seen = tree_map(lambda *leaves: torch.stack(leaves), *states), {}
     for i in range(1, steps + 1):
         batches = [draw(learner, 1000 * k + i, dtype) for k in range(len(states))]
         stacked = tree_map(lambda *leaves: torch.stack(leaves), *batches)
         due = learner.due(i)
         together, metrics = torch.vmap(lambda s, b, due=due: learner.step(s, b, due))(together, stacked)
-        seen = metrics if i == 1 else seen | metrics
+        seen |= metrics
     for k, expected in enumerate(alone):
         ours = tree_map(lambda leaf, k=k: leaf[k], (together, seen))
         close(apart, ours, expected, TOLERANCE[dtype])

@@ -23,9 +23,7 @@ def gorl(assemble, draw):
     """A small TD3+BC with GORL whose Adam moments are warm: learner, state, batches."""
 
     def build(steps=1, virtual=None, backend="native", warm=6, actor=None, dead=False, batch=0, **options):
-        base = TD3BC(
-            hidden=(6, 6), batch_size=24, actor_optimizer=actor or adam(1e-2), critic_optimizer=adam(1e-2)
-        )
+        base = TD3BC(hidden=(6, 6), batch_size=24, actor_optimizer=actor or adam(1e-2), critic_optimizer=adam(1e-2))
         options = {"net": NET, "every": 2, "batch_size": 5, "optimizer": adam(1e-2)} | options
         learner = assemble(base, GORL(virtual=virtual, steps=steps, backend=backend, **options), seed=1)
         native = with_estimator(learner, backend="native", optimizer=virtual or sgd(1e-2))
@@ -134,9 +132,7 @@ def test_native_equals_higher(gorl, hypergradient, apart, name, steps):
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("attached", [False, True], ids=["detached", "attached"])
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
-def test_native_equals_central_differences(
-    gorl, hypergradient, central_differences, flat, settings, attached, steps
-):
+def test_native_equals_central_differences(gorl, hypergradient, central_differences, flat, settings, attached, steps):
     learner, state, batches = gorl(steps, attach_signal=attached, **settings)
     grads, fn, point = hypergradient(learner, "guiding_network", state, batches)
     expected, noise = central_differences(fn, point)
@@ -174,9 +170,7 @@ def test_cold_adam_equals_torchopt(gorl, hypergradient, apart, optimizer, steps)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_dead_unit_leaves_adam_finite_where_torchopt_is_nan(
-    gorl, hypergradient, central_differences, flat, steps
-):
+def test_dead_unit_leaves_adam_finite_where_torchopt_is_nan(gorl, hypergradient, central_differences, flat, steps):
     """A unit that never fires keeps Adam's second moment at zero; the root's derivative there is 0, not infinite."""
     learner, state, batches = gorl(steps, dead=True)
     assert (state.opt["actor"].nu["net.layers.0.weight"][:, 0] == 0).all()
@@ -204,9 +198,7 @@ def test_carried_moments_change_the_hypergradient(gorl, hypergradient, flat):
     """A fresh Adam's direction has little to do with that of the real one, which is why moments are carried."""
     learner, state, batches = gorl(1)
     carried, _, _ = hypergradient(learner, "guiding_network", state, batches)
-    fresh, _, _ = hypergradient(
-        with_estimator(learner, optimizer=adam(1e-2)), "guiding_network", state, batches
-    )
+    fresh, _, _ = hypergradient(with_estimator(learner, optimizer=adam(1e-2)), "guiding_network", state, batches)
     assert torch.cosine_similarity(flat(carried), flat(fresh), 0) < 0.99
     assert not 0.5 < flat(fresh).norm() / flat(carried).norm() < 2
 

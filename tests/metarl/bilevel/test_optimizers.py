@@ -64,9 +64,7 @@ def loss(params, step):
 
 def gradient(params, step):
     leaves = {k: v.detach().requires_grad_() for k, v in params.items()}
-    return dict(
-        zip(leaves, torch.autograd.grad(loss(leaves, step), list(leaves.values())), strict=True)
-    )
+    return dict(zip(leaves, torch.autograd.grad(loss(leaves, step), list(leaves.values())), strict=True))
 
 
 def live_step(live, params, step):
@@ -206,7 +204,7 @@ def test_export_refuses_a_foreign_optimizer():
     import torchopt
 
     foreign = torchopt.rmsprop(0.1)
-    with pytest.raises(ValueError, match="no torch.optim counterpart"):
+    with pytest.raises(ValueError, match=r"no torch\.optim counterpart"):
         export_state(foreign, start(), foreign.init(start()))
 
 

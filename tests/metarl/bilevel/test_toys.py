@@ -143,9 +143,7 @@ def attach_gorl(learner, virtual_lr):
     def guide_loss(tree, batches):
         return policy.imitation(tree, batches["guide"], batches["noise"])
 
-    guide = Update(
-        "guiding_network", "guiding_network", guide_loss, adam(0.1), Unrolled("actor", sgd(virtual_lr))
-    )
+    guide = Update("guiding_network", "guiding_network", guide_loss, adam(0.1), Unrolled("actor", sgd(virtual_lr)))
     return (
         learner.with_modules(guiding_network=net)
         .with_roles(guide=Role("guide", 5))
@@ -248,9 +246,7 @@ def attach_gild(learner, virtual_lr, contrast_weight=0.0):
 
 
 @pytest.mark.parametrize("contrast_weight", [0.0, 0.5], ids=["rl_il", "contrast_holds_the_loss_network"])
-def test_gild_real_step_uses_the_old_loss_network_and_the_contrast_is_constant(
-    actor_critic, apart, contrast_weight
-):
+def test_gild_real_step_uses_the_old_loss_network_and_the_contrast_is_constant(actor_critic, apart, contrast_weight):
     lr = 0.05
     learner = attach_gild(actor_critic, lr, contrast_weight)
     assert [[u.name for u in stage] for stage in learner.stages] == [["critic"], ["actor", "loss_network"]]
@@ -277,9 +273,7 @@ def test_gild_real_step_uses_the_old_loss_network_and_the_contrast_is_constant(
 
         rl = -hand_q(critic, batch["obs"], pi(actor, batch["obs"])).mean()
         bc = (pi(actor, demo["obs"]) - demo["action"]).square().mean()
-        contrast = stepped(
-            actor, grads_of(rl + bc + contrast_weight * learned(actor), actor, retain_graph=True), lr
-        )
+        contrast = stepped(actor, grads_of(rl + bc + contrast_weight * learned(actor), actor, retain_graph=True), lr)
         loss = rl + learned(actor)
         shared = grads_of(loss, actor, create_graph=True)
         adapted = stepped(actor, shared, lr)
@@ -299,9 +293,9 @@ def test_gild_real_step_uses_the_old_loss_network_and_the_contrast_is_constant(
         assert abs(metrics["loss_network/loss"] - meta.detach()) < 1e-14
         assert abs(metrics["actor/loss"] - loss.detach()) < 1e-14
         assert apart(state.tree, {"actor": actor, "critic": critic, "loss_network": w}) < 1e-11
-        assert apart(
-            state.opt["actor"].nu, {k: lives["actor"].state[v]["exp_avg_sq"] for k, v in actor.items()}
-        ) < (1e-11)
+        assert apart(state.opt["actor"].nu, {k: lives["actor"].state[v]["exp_avg_sq"] for k, v in actor.items()}) < (
+            1e-11
+        )
 
 
 # -- 3. CQL: the temperature first, then actor and critic both from the entry state ---------------------------
@@ -383,9 +377,7 @@ def test_cql_steps_alpha_first_then_actor_and_critic_from_the_entry_state(apart)
     start = learner.init(torch.float64)
     all_batches = []
     for step in range(5):
-        noise = {
-            k: transitions(20 * step + i, 10)["action"] for i, k in enumerate(("policy", "target", "uniform"))
-        }
+        noise = {k: transitions(20 * step + i, 10)["action"] for i, k in enumerate(("policy", "target", "uniform"))}
         all_batches.append({"train": transitions(step, 10), "noise": noise})
     state = start
     for step, batches in enumerate(all_batches, start=1):
@@ -410,9 +402,7 @@ def attach_por(learner):
 
     def residual(tree, batch):
         v_next = nn.call(value, tree["value_target"], batch["next_obs"]).squeeze(-1)
-        return stop_gradient(batch["reward"] + 0.9 * v_next) - nn.call(
-            value, tree["value"], batch["obs"]
-        ).squeeze(-1)
+        return stop_gradient(batch["reward"] + 0.9 * v_next) - nn.call(value, tree["value"], batch["obs"]).squeeze(-1)
 
     def value_loss(tree, batches):
         u = residual(tree, batches["train"])
@@ -464,9 +454,7 @@ def test_por_is_three_supervised_losses_and_an_act():
         return output(torch.addmm(p["layers.1.bias"], hidden, p["layers.1.weight"]))
 
     def move(name, loss):
-        updates, opt[name] = optimizer.update(
-            grads_of(loss, hand[name]), opt[name], params=hand[name], inplace=False
-        )
+        updates, opt[name] = optimizer.update(grads_of(loss, hand[name]), opt[name], params=hand[name], inplace=False)
         hand[name] = leaves({k: v.detach() + updates[k] for k, v in hand[name].items()})
 
     for step in range(1, 11):
@@ -540,9 +528,7 @@ def test_learned_learning_rate_has_its_closed_form(apart, first_order):
         batches = {"train": transitions(step, 8), "validation": transitions(50 + step, 8), "noise": {}}
         p = leaves(state.tree["net"])
         log_lr = state.tree["rate"]["log_lr"]
-        inner = grads_of(
-            (mlp(p, batches["train"]["obs"]) - batches["train"]["action"]).square().mean(), p
-        )
+        inner = grads_of((mlp(p, batches["train"]["obs"]) - batches["train"]["action"]).square().mean(), p)
         moved = leaves(stepped(p, inner, log_lr.exp()))
         outer = grads_of(
             (mlp(moved, batches["validation"]["obs"]) - batches["validation"]["action"]).square().mean(),
@@ -557,6 +543,6 @@ def test_learned_learning_rate_has_its_closed_form(apart, first_order):
         state, _ = learner.step(state, batches, learner.due(step))
         new_log_lr = log_lr - 0.5 * expected
         assert apart(state.tree["rate"], {"log_lr": new_log_lr}) < 1e-12
-        assert apart(
-            state.tree["net"], {k: v.detach() for k, v in stepped(p, inner, new_log_lr.exp()).items()}
-        ) < (1e-12)
+        assert apart(state.tree["net"], {k: v.detach() for k, v in stepped(p, inner, new_log_lr.exp()).items()}) < (
+            1e-12
+        )

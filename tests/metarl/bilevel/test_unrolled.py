@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -67,8 +68,7 @@ def hand_step(name, lr, params, grads, state):
     trace = {k: 0.9 * trace[k] + 0.1 * g for k, g in grads.items()}
     square = {k: 0.999 * square[k] + 0.001 * g * g for k, g in grads.items()}
     new = {
-        k: p
-        - lr * (trace[k] / (1 - 0.9**count)) / ((square[k] / (1 - 0.999**count)).sqrt() + 1e-3)
+        k: p - lr * (trace[k] / (1 - 0.9**count)) / ((square[k] / (1 - 0.999**count)).sqrt() + 1e-3)
         for k, p in params.items()
     }
     return new, (trace, square, count)
@@ -195,9 +195,7 @@ def test_carried_optimizer_goes_on_from_its_warm_state(setting, apart, optimizer
     for step in range(1, 6):
         state, _ = learner.step(state, random_batches(10 + step), learner.due(step))
     batches, meta = random_batches(1), leaf_meta(state)
-    params = hand_roll(
-        inner_loss, optimizer, state.tree["net"], meta, warm_state(learner, state), [batches] * 3
-    )
+    params = hand_roll(inner_loss, optimizer, state.tree["net"], meta, warm_state(learner, state), [batches] * 3)
     expected = grad(outer_loss({"net": params, "meta": meta}, batches), list(meta.values()))
     update = learner.updates["meta"]
     estimate = update.gradient(update, state, batches)
@@ -251,9 +249,7 @@ def test_contrast_rolls_alike_from_the_same_start_and_is_constant(setting, apart
     assert apart(estimate.grads, expected) < 1e-10
 
 
-def test_contrast_equals_central_differences_with_the_contrast_held(
-    setting, hypergradient, central_differences, flat
-):
+def test_contrast_equals_central_differences_with_the_contrast_held(setting, hypergradient, central_differences, flat):
     learner, state = setting("adam", True, contrasted_loss, steps=2, contrast="other")
     for step in range(1, 4):
         state, _ = learner.step(state, random_batches(10 + step), {"net"})
@@ -301,13 +297,16 @@ def test_several_inner_updates_roll_in_their_order(order, apart):
     """Each step moves the first, and the second sees it moved."""
     learner, batches = two_groups(*order), random_batches(1)
     state = learner.init(torch.float64)
-    update, weighed = learner.updates["meta"], learner.updates["low"].loss
+    update = learner.updates["meta"]
+
+    def fit_one(tree, name, params):
+        return learner.updates[name].loss({**tree, name: params}, batches)
 
     def outer(logits):
         tree = {**state.tree, "meta": {"logits": logits}}
         trace = {k: torch.zeros_like(v) for k, v in tree["high"].items()}
         for name in order * 2:
-            grads = torch.func.grad(lambda p, name=name: weighed({**tree, name: p}, batches))(tree[name])
+            grads = torch.func.grad(partial(fit_one, tree, name))(tree[name])
             if name == "high":
                 grads = trace = {k: 0.9 * trace[k] + g for k, g in grads.items()}
             lr = {"low": 0.3, "high": 0.2}[name]
@@ -417,7 +416,7 @@ def test_settings_out_of_range_are_refused():
 
 
 def test_an_unresolved_name_says_how_to_resolve_it(setting):
-    learner, state = setting()
+    _, state = setting()
     raw = Update("meta", "meta", outer_loss, sgd(0.1), Unrolled("net", sgd(0.1)))
     with pytest.raises(ConfigError, match=r"'net' is still a name; build the learner with Learner\.ready"):
         raw.gradient(raw, state, random_batches(1))

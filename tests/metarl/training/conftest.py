@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from metarl import config
-from metarl.data.commands import app
+from metarl.data.recipes import make_dataset
 from metarl.training import offline
 from metarl.training.progress import Silent
 
@@ -31,13 +31,11 @@ evaluation: {every: 20, episodes: 2}
 @pytest.fixture(scope="session", autouse=True)
 def datasets(tmp_path_factory):
     """pendulum/medium and pendulum/expert of 1,000 transitions, in a Minari root of this session."""
-    from typer.testing import CliRunner
-
     root = tmp_path_factory.mktemp("datasets")
     before = os.environ.get("MINARI_DATASETS_PATH")
     os.environ["MINARI_DATASETS_PATH"] = str(root)
-    made = CliRunner().invoke(app, ["make", "pendulum/medium", "pendulum/expert", "--size", "1000"])
-    assert made.exit_code == 0, made.output
+    for level in ("medium", "expert"):
+        make_dataset(f"pendulum/{level}", 1000)
     yield root
     if before is None:
         del os.environ["MINARI_DATASETS_PATH"]

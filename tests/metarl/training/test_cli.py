@@ -32,7 +32,7 @@ def test_train_then_eval(metarl, yaml):
     [
         (["train", "none.yaml"], "no file none.yaml"),
         (["train", "YAML", "stps=3"], "Did you mean 'steps'?"),
-        (["train", "YAML", "data.train.size=123"], "metarl data make pendulum/medium --size 123"),
+        (["train", "YAML", "data.train.size=800"], "metarl data make pendulum/medium --size 800"),
         (["eval", "."], "holds no run"),
         (["list", "gorll"], "Did you mean 'gorl'?"),
         (["data", "inspect", "pendulum/mediun"], "medium"),

@@ -80,4 +80,4 @@ def test_a_large_noise_is_drawn_in_smaller_blocks_with_the_same_numbers_every_ti
 def test_derived_seeds_are_stable():
     assert derive_seed(0, "batch", "train", 0) == derive_seed(0, "batch", "train", 0)
     assert len({derive_seed(s, name) for s in range(20) for name in "abc"}) == 60
-    assert derive_seed(0, "init", "algorithm") == 4424937563497655476
+    assert derive_seed(0, "init", "algorithm") == 7573609436189903410

@@ -1,0 +1,171 @@
+"""Recipes by name, and the datasets that they have made: `pendulum/medium` to metarl/pendulum/medium-20000-s0-v1."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from metarl import registry
+from metarl.data.minari import Episode, is_local, load_minari, save_minari
+from metarl.data.recipes.base import Recipe
+from metarl.data.transitions import Card, Transitions
+from metarl.errors import ConfigError, DataError, DatasetUnavailable, nearest
+
+GROUP = "metarl.recipes"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What `make_dataset` did: the id, its transitions, and whether it had been there before."""
+
+    dataset_id: str
+    transitions: Transitions
+    existed: bool
+
+
+def find(recipe: str, folder: Path | None = None) -> tuple[Recipe, str]:
+    """The recipe and the level of `<name>/<level>` (`module:Class/level` for one that is not registered).
+
+    Raises:
+        DataError: no such recipe or level; the message suggests the nearest.
+    """
+    name, _, level = recipe.rpartition("/")
+    if not name:
+        raise DataError(f"{recipe!r} is no recipe; write <name>/<level>.{nearest(recipe, available())}")
+    try:
+        found: Recipe = registry.resolve(GROUP, name, folder=folder)()
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    if level not in found.levels:
+        raise DataError(f"recipe {name!r} has no level {level!r}.{nearest(level, found.levels)}")
+    return found, level
+
+
+def available() -> list[str]:
+    """Every `<name>/<level>` that is registered."""
+    return [f"{name}/{level}" for name in registry.names(GROUP) for level in registry.resolve(GROUP, name).levels]
+
+
+def recipe_dataset_id(recipe: str, size: int | None = None, seed: int = 0, *, folder: Path | None = None) -> str:
+    """The Minari id of what a recipe makes: metarl/<name>/<level>-<size>-s<seed>-v<version>.
+
+    Raises:
+        DataError: no such recipe, or a size or seed that it cannot have.
+    """
+    found, level = find(recipe, folder)
+    return _dataset_id(found, level, _size(found, size), _seed(seed))
+
+
+def load_recipe(recipe: str, size: int | None = None, seed: int = 0, *, folder: Path | None = None) -> Transitions:
+    """What the recipe made earlier; its card's acceptance figures are those of this installation.
+
+    Raises:
+        DatasetUnavailable: it is not on this machine; the message gives the command.
+        DataError: no such recipe, or its data was changed.
+    """
+    found, level = find(recipe, folder)
+    size = _size(found, size)
+    dataset_id = _dataset_id(found, level, size, _seed(seed))
+    if not is_local(dataset_id):
+        raise DatasetUnavailable(
+            f"{dataset_id!r} is not on this machine; run: metarl data make {recipe} --size {size} --seed {seed}"
+        )
+    transitions = load_minari(dataset_id)
+    if level not in found.judged:
+        return transitions
+    figures = {**transitions.card.figures, "acceptance": acceptance(found, level, transitions.card.sha256)}
+    return dataclasses.replace(transitions, card=dataclasses.replace(transitions.card, figures=figures))
+
+
+def make_dataset(
+    recipe: str,
+    size: int | None = None,
+    seed: int = 0,
+    *,
+    force: bool = False,
+    on_episode: Callable[[Episode], None] = lambda episode: None,
+    folder: Path | None = None,
+) -> Made:
+    """Make a recipe's dataset, or leave the one that is there.
+
+    Args:
+        recipe: `<name>/<level>`.
+        size: transitions; the recipe's default if None.
+        seed: of all that is random in it, from 0.
+        force: replace one that is there.
+        on_episode: called after every episode, for progress.
+        folder: where a `module:Class` recipe's file lies.
+
+    Raises:
+        DataError: no such recipe, or a size or seed that it cannot have.
+    """
+    found, level = find(recipe, folder)
+    size = _size(found, size)
+    dataset_id = _dataset_id(found, level, size, _seed(seed))
+    existed = is_local(dataset_id)
+    if not existed or force:
+        card = Card(
+            source="recipe",
+            dataset_id=dataset_id,
+            seed=seed,
+            policy=found.levels[level],
+            versions=_versions(),
+            figures={"recipe": f"{found.name}/{level}", "recipe_version": found.version},
+        )
+        save_minari(
+            dataset_id,
+            _watched(found.make(level, size, seed), on_episode),
+            found.env_spec(),
+            card,
+            description=f"{found.env_id}, made by the metarl recipe {found.name}/{level}: {found.levels[level]}.",
+            requirements=found.requirements,
+            overwrite=force,
+        )
+    return Made(dataset_id, load_recipe(recipe, size, seed, folder=folder), existed and not force)
+
+
+def acceptance(recipe: Recipe, level: str, sha256: str) -> dict[str, Any]:
+    """The committed figures of a judged level, and whether they were measured on these very rows."""
+    measured = json.loads(files(__package__).joinpath("acceptance.json").read_text()).get(f"{recipe.name}/{level}")
+    if measured is None:
+        return {"status": "not measured"}
+    on = f"size {measured['size']}, seed {measured['seed']}, version {measured['version']}"
+    same = measured["sha256"] == sha256
+    status = f"measured on these rows ({on})" if same else f"measured on other rows ({on}, sha256 {measured['sha256'][:12]})"
+    return {"status": status, **measured["figures"]}
+
+
+def _dataset_id(recipe: Recipe, level: str, size: int, seed: int) -> str:
+    return f"metarl/{recipe.name}/{level}-{size}-s{seed}-v{recipe.version}"
+
+
+def _size(recipe: Recipe, size: int | None) -> int:
+    size = recipe.default_size if size is None else size
+    recipe.check_size(size)
+    return size
+
+
+def _seed(seed: int) -> int:
+    if seed < 0:
+        raise DataError(f"seed {seed}: a recipe's seed is 0 or more.")
+    return seed
+
+
+def _watched(episodes: Iterator[Episode], on_episode: Callable[[Episode], None]) -> Iterator[Episode]:
+    for episode in episodes:
+        yield episode
+        on_episode(episode)
+
+
+def _versions() -> dict[str, str]:
+    from metarl import __version__  # late: metarl's own __init__ may still be running at import
+
+    packages = ("gymnasium", "minari", "numpy")
+    return {"metarl": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,118 @@
+"""`metarl bench`: real processes; one failure stops no other run, and finished work is left alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from benchmarks import availability, commands, executor, suite
+from benchmarks.folder import BenchFolder
+from benchmarks.watch import Lines, failed
+
+
+def planned(folder, *overrides):
+    """The jobs of the suite in `folder`, as `metarl bench suite.yaml` plans them."""
+    loaded = availability.fitted(suite.load(folder / "suite.yaml", overrides))
+    return executor.plan(loaded, BenchFolder(folder / "runs" / loaded.name))
+
+
+def test_one_failing_cell_stops_no_other(bench):
+    folder, printed = bench
+    jobs = planned(folder)
+    assert [job.finished for job in jobs] == [not job.title.startswith("broken") for job in jobs]
+    assert printed.stderr.count("\nfailed: broken · pendulum · seed") == 2
+    assert "2 of 6 runs failed" in printed.stderr and "became NaN or infinite" in printed.stderr
+    for job in jobs:
+        assert job.log.exists() == job.title.startswith("broken")
+        if job.log.exists():
+            assert "became NaN or infinite" in job.log.read_text()
+            assert str(job.log.relative_to(folder)) in printed.stderr
+    assert "TD3+BC + GORL" in printed.stdout and "(n=2)" in printed.stdout and "0 of 2 runs finished" in printed.stdout
+
+
+def test_the_first_seed_of_every_cell_comes_first(bench):
+    assert [job.seed for job in planned(bench[0])] == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_index_says_what_ran(bench):
+    bench_folder = BenchFolder(bench[0] / "runs" / "small")
+    index = bench_folder.read_index()
+    assert index["axes"] == {"method": ["BC", "TD3+BC + GORL", "broken"], "dataset": ["pendulum"]}
+    assert index["seeds"] == [0, 1] and len(index["environments"]) == 1
+    assert {"torch", "metarl", "machine"} <= set(index["environments"][0])
+    for entry in index["cells"]:
+        assert (bench_folder.path / entry["config"]).is_file()
+        assert (bench_folder.path / entry["experiment"] / "0" / "config.yaml").is_file()
+
+
+def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, monkeypatch, capsys):
+    folder, _ = bench
+    before = {job: job.run.result.stat().st_mtime_ns for job in planned(folder) if job.finished}
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    commands.bench("suite.yaml", dry_run=True)
+    states = capsys.readouterr().out
+    assert states.count("finished") == 4 and "new" not in states.split()
+    printed = metarl(folder, "bench", "suite.yaml", "seeds=[0]", "steps=25", "--jobs", 1, expect=1)
+    assert "going on from step 20" in printed.stderr
+    assert "small: 3 runs" in printed.stderr
+    jobs = planned(folder)
+    for job, changed in before.items():
+        assert (job.run.result.stat().st_mtime_ns != changed) == (job.seed == 0)
+        assert json.loads(job.run.result.read_text())["steps"] == (25 if job.seed == 0 else 20)
+    assert all(job.finished for job in jobs if job in before)
+    # The first index again, for the tests that read it.
+    BenchFolder(folder / "runs" / "small").write(availability.fitted(suite.load(folder / "suite.yaml")))
+
+
+def test_an_unreadable_result_is_not_finished(tmp_path, bench):
+    job = planned(bench[0])[0]
+    broken = executor.Job(job.title, job.config, 0, 20, type(job.run)(tmp_path / "0"))
+    for text in ("", "[]", "{", '{"steps": "x"}', '{"steps": 19}'):
+        broken.run.path.mkdir(exist_ok=True)
+        broken.run.result.write_text(text)
+        assert not broken.finished
+    broken.run.result.write_text('{"steps": 20}')
+    assert broken.finished
+
+
+def test_sigterm_stops_the_children_and_the_run_goes_on_later(suite_file):
+    folder = suite_file.parent
+    command = [sys.executable, "-m", "metarl", "bench", "suite.yaml", "steps=1000000", "seeds=[0]", "name=long"]
+    parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    checkpoints = folder / "runs" / "long"
+    while not list(checkpoints.glob("*/0/checkpoint/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = _children(parent.pid)
+    assert children
+    parent.send_signal(signal.SIGTERM)
+    _, stderr = parent.communicate(timeout=30)
+    assert parent.returncode == 130 and "stopped; run the same command again" in stderr
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in children)
+    assert "Traceback" not in stderr
+
+
+def _children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return file.read().split()
+
+
+def test_lines_sum_over_runs(bench, capsys):
+    first, second = planned(bench[0])[:2]
+    watch = Lines()
+    watch.begin("small", [first, second], finished=3)
+    for job, done in ((first, 15), (second, 0)):
+        watch.started(job)
+        watch.event(job, {"title": job.title, "done": done, "total": 20})
+    watch.event(first, {"done": 20, "total": 20, "return": -5.0})
+    watch.ended(first, None)
+    failure = executor.Failure(second, 2, ("error: no",))
+    watch.ended(second, failure)
+    printed = capsys.readouterr().err
+    assert "small: 2 runs, 40 steps; 3 finished before" in printed
+    assert "1 of 2 runs, 5 of 25 steps" in printed  # 15 steps were taken before
+    assert "2 of 2 runs, 1 failed, 5 of 5 steps" in printed
+    assert failed(failure) in printed and "return -5" in printed

@@ -22,7 +22,7 @@ from benchmarks.results import Cell, Results, Run
 PALETTE = ("#5b6770", "#0072b2", "#d55e00", "#00845f", "#b0578d", "#a37a00", "#3f8fc4", "#7a5195")
 INK, FAINT = "#30353a", "#9aa1a8"
 WIDE, NARROW = (4.4, 2.9), (3.6, 2.7)  # inches: one panel of two, and of three, in a row of the page
-STYLE = {
+STYLE: Any = {  # Matplotlib types its keys one by one
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.5,

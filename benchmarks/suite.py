@@ -116,10 +116,15 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         below = result.get(key)
         if key in ("algorithm", "objective"):
             value, below = ({"name": v} if isinstance(v, str) else v for v in (value, below))
-        both = isinstance(value, Mapping) and isinstance(below, Mapping)
-        same = both and ("name" not in value or value["name"] == below.get("name", value["name"]))
-        result[key] = merged(below, value) if same else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping) and _same(value, below):
+            value = merged(below, value)
+        result[key] = value
     return result
+
+
+def _same(over: Mapping[str, Any], under: Mapping[str, Any]) -> bool:
+    """Whether two mappings are one component: only one of them has a name, or both have the same."""
+    return over.get("name", under.get("name")) == under.get("name", over.get("name"))
 
 
 def slugged(label: str) -> str:

@@ -47,4 +47,4 @@ def flatten(observation: Mapping[str, NDArray[Any]] | NDArray[Any], keys: tuple[
 
 def _check_vector(space: gym.Space, what: str) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-        raise DataError(f"{what} is {space}; only vectors (a Box of one dimension) can be packed.")
+        raise DataError(f"{what} is {space}; only vectors (1-d Box) can be packed.")

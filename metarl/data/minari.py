@@ -251,7 +251,7 @@ def _load(folder: Path, dataset_id: str) -> Transitions:
     keys = observation_keys(dataset.observation_space, where)
     if not isinstance(dataset.action_space, gym.spaces.Box) or len(dataset.action_space.shape) != 1:
         raise DataError(
-            f"{where}: actions are {dataset.action_space}; only continuous vectors (a Box of one dimension) can be packed."
+            f"{where}: actions are {dataset.action_space}; only continuous vectors (1-d Box) can be packed."
         )
     card = _read_card(folder) or _foreign_card(dataset, keys)
     key = _content_key(folder)
@@ -283,7 +283,8 @@ def _columns(dataset: minari.MinariDataset, keys: tuple[str, ...], dataset_id: s
         raise
     except Exception as error:
         raise DataError(
-            f"dataset {dataset_id!r} cannot be read ({_line(error)}); remove its folder, then run: {_command(dataset_id)}"
+            f"dataset {dataset_id!r} cannot be read ({_line(error)}); remove its folder, then run: "
+            f"{_command(dataset_id)}"
         ) from error
     if not lengths:
         raise DataError(f"dataset {dataset_id!r} holds no transitions.")

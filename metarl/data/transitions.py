@@ -393,7 +393,7 @@ def _check_contiguous(columns: dict[str, NDArray[np.float32]], lasts: NDArray[An
     if not same.all():
         row = int(np.argmin(same))
         raise DataError(
-            f"{where}: next_obs of row {row} is not obs of row {row + 1} of the same episode; the columns are misaligned."
+            f"{where}: next_obs of row {row} is not obs of row {row + 1} of its episode; the columns are misaligned."
         )
 
 

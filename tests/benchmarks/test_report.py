@@ -46,7 +46,9 @@ def test_the_page_is_whole_in_itself(bench):
     loaded = results.load(bench[0] / "runs" / "small")
     page = report.page(loaded)
     outline = Outline(page)
-    assert outline.tags.count("svg") == 1 + 3 + 1  # learning curve; B over its input, its outputs, its course; hypergradient
+    assert (
+        outline.tags.count("svg") == 1 + 3 + 1
+    )  # learning curve; B over its input, its outputs, its course; hypergradient
     assert not {"script", "link", "img", "iframe"} & set(outline.tags)
     for name, value in outline.attributes:
         if name in ("src", "href", "xlink:href"):

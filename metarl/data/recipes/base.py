@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from metarl.data.minari import Episode
+from metarl.errors import DataError
 
 Policy = Callable[[int, NDArray[Any]], NDArray[np.float32]]
 """(step from 0, observation) -> action [A], inside the action space."""
@@ -57,8 +58,10 @@ class Recipe(ABC):
         """Refuse a size that `make` cannot give exactly.
 
         Raises:
-            DataError: with the nearest size that it can give.
+            DataError: with what it can give.
         """
+        if size < 1:
+            raise DataError(f"recipe {self.name!r}: size {size} is below 1.")
 
     def env_spec(self) -> EnvSpec:
         """The environment that the data is recorded in."""
@@ -72,7 +75,11 @@ class Recipe(ABC):
 def rollout(env: gym.Env, policy: Policy, seed: int, behaviour: str = "") -> Episode:
     """One episode of `policy` from a seeded reset, up to the environment's own end."""
     obs, _ = env.reset(seed=seed)
-    observations, actions, rewards, terminations, truncations = [obs], [], [], [], []
+    observations: list[NDArray[Any]] = [obs]
+    actions: list[NDArray[np.float32]] = []
+    rewards: list[float] = []
+    terminations: list[bool] = []
+    truncations: list[bool] = []
     done = False
     while not done:
         action = policy(len(actions), obs)

@@ -77,11 +77,31 @@ def load_recipe(recipe: str, size: int | None = None, seed: int = 0, *, folder: 
         raise DatasetUnavailable(
             f"{dataset_id!r} is not on this machine; run: metarl data make {recipe} --size {size} --seed {seed}"
         )
+    return _judged(load_minari(dataset_id), found, level)
+
+
+def origin(card: Card) -> tuple[Recipe, str] | None:
+    """The recipe and level that made a dataset, where that recipe is registered."""
+    recipe = card.figures.get("recipe")
+    return find(recipe) if recipe in available() else None
+
+
+def load_any(dataset_id: str) -> Transitions:
+    """A dataset by its id; a recipe's card has its acceptance figures, as from `load_recipe`."""
     transitions = load_minari(dataset_id)
-    if level not in found.judged:
-        return transitions
-    figures = {**transitions.card.figures, "acceptance": acceptance(found, level, transitions.card.sha256)}
-    return dataclasses.replace(transitions, card=dataclasses.replace(transitions.card, figures=figures))
+    made = origin(transitions.card)
+    return _judged(transitions, *made) if made else transitions
+
+
+def siblings(card: Card) -> dict[str, str]:
+    """level -> dataset id of what the same recipe, size and seed made on this machine, this one included."""
+    made = origin(card)
+    if made is None:
+        return {}
+    recipe, level = made
+    before, after = card.dataset_id.rsplit(f"/{level}-", 1)
+    ids = {other: f"{before}/{other}-{after}" for other in recipe.levels}
+    return {other: dataset_id for other, dataset_id in ids.items() if is_local(dataset_id)}
 
 
 def make_dataset(
@@ -131,6 +151,13 @@ def make_dataset(
     return Made(dataset_id, load_recipe(recipe, size, seed, folder=folder), existed and not force)
 
 
+def _judged(transitions: Transitions, recipe: Recipe, level: str) -> Transitions:
+    if level not in recipe.judged:
+        return transitions
+    figures = {**transitions.card.figures, "acceptance": acceptance(recipe, level, transitions.card.sha256)}
+    return dataclasses.replace(transitions, card=dataclasses.replace(transitions.card, figures=figures))
+
+
 def acceptance(recipe: Recipe, level: str, sha256: str) -> dict[str, Any]:
     """The committed figures of a judged level, and whether they were measured on these very rows."""
     measured = json.loads(files(__package__).joinpath("acceptance.json").read_text()).get(f"{recipe.name}/{level}")
@@ -138,7 +165,9 @@ def acceptance(recipe: Recipe, level: str, sha256: str) -> dict[str, Any]:
         return {"status": "not measured"}
     on = f"size {measured['size']}, seed {measured['seed']}, version {measured['version']}"
     same = measured["sha256"] == sha256
-    status = f"measured on these rows ({on})" if same else f"measured on other rows ({on}, sha256 {measured['sha256'][:12]})"
+    status = (
+        f"measured on these rows ({on})" if same else f"measured on other rows ({on}, sha256 {measured['sha256'][:12]})"
+    )
     return {"status": status, **measured["figures"]}
 
 

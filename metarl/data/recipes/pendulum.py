@@ -122,7 +122,9 @@ class Pendulum(Recipe):
         """Whole episodes only."""
         if size < STEPS or size % STEPS:
             nearest = max(1, round(size / STEPS)) * STEPS
-            raise DataError(f"recipe 'pendulum': size {size} is no multiple of {STEPS} (its episode length); try {nearest}.")
+            raise DataError(
+                f"recipe 'pendulum': size {size} is no multiple of {STEPS} (its episode length); try {nearest}."
+            )
 
     def plane(self, obs: NDArray[Any]) -> Plane:
         """Angle from upright and its speed."""

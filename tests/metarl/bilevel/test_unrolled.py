@@ -359,18 +359,17 @@ def test_an_inner_update_may_itself_be_bilevel(hypergradient, central_difference
     assert (flat(grads) - flat(expected)).norm() < 1e-6 * flat(grads).norm()
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"truncate": 1},
-        {"first_order": True},
-        {"loss": contrasted_loss, "contrast": "other"},
-        {"carried": True},
-        {"fresh": {"train": "many"}},
-    ],
-    ids=lambda options: "-".join(options) or "plain",
-)
+OPTIONS = {
+    "plain": {},
+    "truncate": {"truncate": 1},
+    "first_order": {"first_order": True},
+    "contrast": {"loss": contrasted_loss, "contrast": "other"},
+    "carried": {"carried": True},
+    "fresh": {"fresh": {"train": "many"}},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_transformed_estimate_equals_the_eager_one(setting, apart, optimizer, options):
     """Under vmap, torch.func takes the derivatives; in eager, autograd does."""
@@ -390,6 +389,25 @@ def test_transformed_estimate_equals_the_eager_one(setting, apart, optimizer, op
         assert apart(ours.metrics, estimate.metrics) < 1e-10
         assert apart(ours.inner, estimate.inner) < 1e-10
         assert apart({"loss": ours.loss}, {"loss": estimate.loss}) < 1e-10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_traced_estimate_equals_the_eager_one(setting, apart, optimizer, options):
+    """Every option is one graph without a break."""
+    torch._dynamo.reset()
+    learner, state = setting(optimizer, steps=3, **options)
+    state, _ = learner.step(state, random_batches(10), {"net"})
+    batches = {**random_batches(1), "many": random_batches(2, 3)["train"]}
+    update = learner.updates["meta"]
+    traced = torch.compile(
+        lambda s, b: update.gradient(update, s, b), fullgraph=True, dynamic=False, backend="aot_eager"
+    )
+    ours, eager = traced(state, batches), update.gradient(update, state, batches)
+    assert apart(ours.grads, eager.grads) < 1e-10
+    assert apart(ours.inner, eager.inner) < 1e-10
+    assert apart(ours.metrics, eager.metrics) < 1e-10
 
 
 def test_metrics_say_how_large_the_hypergradient_and_the_virtual_step_are(setting, flat):

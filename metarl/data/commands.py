@@ -1,0 +1,206 @@
+"""`metarl data make|list|inspect`."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from metarl import registry
+from metarl.data.minari import Episode, local_datasets, read_columns, root
+from metarl.data.recipes.datasets import GROUP, find, load_any, make_dataset, recipe_dataset_id, siblings
+from metarl.data.transitions import Transitions
+from metarl.errors import ConfigError
+
+app = typer.Typer(no_args_is_help=True)
+
+Size = Annotated[int | None, typer.Option(help="Transitions; the recipe's default if not given.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="The seed of all that is random in the data.")]
+
+
+@app.command()
+def make(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="As <name>/<level>: pendulum/medium.")],
+    size: Size = None,
+    seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Make again what is already here.")] = False,
+) -> None:
+    """Make datasets on this machine; one that is already here is left as it is."""
+    console = Console()
+    ids = {recipe: recipe_dataset_id(recipe, size, seed) for recipe in recipes}  # every mistake before any work
+    for recipe, dataset_id in ids.items():
+        began = time.perf_counter()
+        with _progress(console) as progress:
+            total = find(recipe)[0].default_size if size is None else size
+            task = progress.add_task(recipe, total=total, returns="")
+            watch = _Watch(progress, task)
+            made = make_dataset(recipe, size, seed, force=force, on_episode=watch)
+            if made.existed:
+                progress.update(task, visible=False)
+        console.print(
+            _made_line(made.transitions, dataset_id, made.existed, time.perf_counter() - began), soft_wrap=True
+        )
+
+
+@app.command("list")
+def list_datasets() -> None:
+    """The recipes, and the datasets that are on this machine."""
+    console = Console()
+    table = Table("recipe", "what acts", title="recipes")
+    for name in registry.names(GROUP):
+        try:
+            levels = registry.resolve(GROUP, name).levels
+        except ConfigError as error:  # one broken package must not hide the others
+            table.add_row(escape(name), escape(str(error)))
+            continue
+        for level, acts in levels.items():
+            table.add_row(escape(f"{name}/{level}"), escape(acts))
+    console.print(table)
+    datasets = local_datasets()
+    if not datasets:
+        console.print(f"No dataset in {root()} yet; make one: metarl data make pendulum/medium", soft_wrap=True)
+        return
+    table = Table(
+        title=f"on this machine, in {root()}", box=box.SIMPLE, pad_edge=False, collapse_padding=True
+    )  # ids fit 80 columns
+    table.add_column("id", no_wrap=True)
+    for heading in ("rows", "episodes", "return", "on disk"):
+        table.add_column(heading, justify="right")
+    for one in datasets:
+        mean = "-" if one.mean_return is None else f"{one.mean_return:,.1f}"
+        table.add_row(one.dataset_id, f"{one.transitions:,}", f"{one.episodes:,}", mean, _megabytes(one.bytes))
+    console.print(table)
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="ID_OR_RECIPE", help="A dataset id, or <name>/<level>.")],
+    size: Size = None,
+    seed: Seed = 0,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw returns, observations and actions into this .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Counts, ranges, histograms and the card of one dataset."""
+    from metarl.data.picture import check_path, draw  # late: matplotlib is slow to import
+
+    console = Console()
+    if picture is not None:
+        check_path(picture)
+    dataset_id = target if re.search(r"-v\d+$", target) else recipe_dataset_id(target, size, seed)
+    columns = read_columns(dataset_id)
+    console.print(_ranges(columns, dataset_id))
+    transitions = load_any(dataset_id)  # after the ranges: it refuses data that is not finite
+    lengths = transitions.episode_lengths().numpy()
+    console.print(
+        f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
+        f"{int(transitions.terminated.sum()):,} terminated, {int(transitions.truncated.sum()):,} truncated",
+        highlight=False,
+    )
+    console.print(histogram("episode returns", transitions.returns().numpy()), highlight=False)
+    console.print(histogram("episode lengths", lengths), highlight=False)
+    console.print("card", style="bold")
+    console.print_json(json.dumps(_short(transitions.card.to_dict())))
+    if picture is not None:
+        levels = {level: load_any(other) for level, other in siblings(transitions.card).items()}
+        draw(transitions, levels, picture)
+        console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+
+
+def histogram(title: str, values: NDArray[Any], bins: int = 10, width: int = 40) -> Text:
+    """A histogram in lines of text; values that are all alike give one line."""
+    if values.min() == values.max():
+        return Text(f"{title}: all {values[0]:,.6g} ({len(values):,})")
+    counts, edges = np.histogram(values.astype(np.float64), bins=bins)
+    lines = [f"{title}: mean {values.mean():,.1f}, from {values.min():,.1f} to {values.max():,.1f}"]
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "█" * round(width * count / counts.max())
+        lines.append(f"{low:>12,.1f} to {high:>10,.1f}  {bar or ('▏' if count else '')} {count}")
+    return Text("\n".join(lines))
+
+
+class _Rate(ProgressColumn):
+    """Transitions a second so far."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
+
+
+class _Watch:
+    """Moves a progress bar by the episodes that are made, and shows their mean return."""
+
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self.progress, self.task = progress, task
+        self.total, self.episodes = 0.0, 0
+
+    def __call__(self, episode: Episode) -> None:
+        self.total += float(np.sum(episode.rewards))
+        self.episodes += 1
+        returns = f"mean return {self.total / self.episodes:,.1f}"
+        self.progress.update(self.task, advance=len(episode.rewards), returns=returns)
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[returns]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def _made_line(transitions: Transitions, dataset_id: str, existed: bool, seconds: float) -> str:
+    facts = (
+        f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
+        f"mean return {transitions.card.returns['mean']:,.1f}"
+    )
+    if existed:
+        return f"{dataset_id} is already here ({facts}); --force makes it again"
+    return f"{dataset_id}: {facts}, sha256 {transitions.card.sha256[:12]}, {seconds:.1f} s"
+
+
+def _ranges(columns: dict[str, NDArray[Any]], dataset_id: str) -> Table:
+    table = Table(title=dataset_id)
+    table.add_column("column")
+    for heading in ("min", "mean", "std", "max", "NaN", "infinite"):
+        table.add_column(heading, justify="right")
+    for name, values in columns.items():
+        if name == "episode_starts":
+            continue
+        for i, column in enumerate(values.reshape(len(values), -1).T.astype(np.float64)):
+            label = f"{name}[{i}]" if values.ndim == 2 else name
+            finite = column[np.isfinite(column)]
+            statistics = (finite.min(), finite.mean(), finite.std(), finite.max()) if len(finite) else ()
+            cells = [f"{value:,.4g}" for value in statistics] or ["-"] * 4
+            table.add_row(escape(label), *cells, str(np.isnan(column).sum()), str(np.isinf(column).sum()))
+    return table
+
+
+def _short(card: dict[str, Any]) -> dict[str, Any]:
+    """The card with the environment's specification opened, so that it reads as the rest does."""
+    spec = card["env_spec"]
+    if spec is None:
+        return card
+    wanted = ("id", "max_episode_steps", "kwargs")
+    return {**card, "env_spec": {key: value for key, value in json.loads(spec).items() if key in wanted}}
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     record: dict[str, Any] = json.loads(options.record.read_text()) if options.record.is_file() else {}
     for recipe, rows, verdict in judged:
-        record[recipe] = {**rows, "figures": verdict.figures()}
+        record[recipe] = {**rows, "figures": {"suite": loaded.name, **verdict.figures()}}
         print("\n".join(lines(recipe, verdict)))
     write_json(options.record, record)
     print(f"recorded in {options.record}")

@@ -287,7 +287,7 @@ def _results(
         title = f"{cell.row}, {cell.column}"
         if missing:
             reached = max((run.steps for run in cell.runs if not run.finished), default=0)
-            notes.append(f"{title}: {missing} of {len(cell.seeds)} runs unfinished (at step {reached:,} or before)")
+            notes.append(f"{title}: {missing} of {len(cell.seeds)} runs unfinished, the furthest at step {reached:,}")
         if len({run.steps for run in cell.finished}) > 1:
             lengths = ", ".join(f"{run.steps:,}" for run in cell.finished)
             notes.append(f"{title}: runs of unlike lengths are averaged ({lengths} steps)")

@@ -393,7 +393,8 @@ def _read_cache(path: Path, key: str, card: Card) -> Transitions | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # opened here: np.load leaves its own file open where the zip is damaged
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             if str(stored["key"]) != key:
                 _log.info("%s is of other content and is rebuilt", path)
                 return None

@@ -102,16 +102,23 @@ def learner(assemble):
 
 def test_twenty_steps_equal_the_textbook(learner, draw, apart):
     state = learner.init(torch.float64)
-    textbook, clipped = Textbook(state.tree), 0
+    bias = torch.tensor([1.5, -1.5], dtype=torch.float64)  # near the bounds, so that noise crosses them
+    for group in ("actor", "actor_target"):
+        state = state.with_params(group, {**state.tree[group], "net.layers.2.bias": bias})
+    textbook, clipped, bounded = Textbook(state.tree), 0, 0
     for step in range(1, 21):
         batches = draw(learner, step)
-        clipped += (batches["noise"]["target_smoothing"].abs() > 2.5).sum()
+        eps = batches["noise"]["target_smoothing"]
+        with torch.no_grad():
+            mean = torch.tanh(textbook.actor_target(batches["train"]["next_obs"])) * HIGH
+        clipped += (eps.abs() > 2.5).sum()
+        bounded += ((mean + 0.2 * HIGH * eps).abs() > HIGH).sum()
         state, metrics = learner.step(state, batches, learner.due(step))
-        loss = textbook.train(batches["train"], batches["noise"]["target_smoothing"])
+        loss = textbook.train(batches["train"], eps)
         assert abs(metrics["critic/loss"] - loss) < 1e-10 * loss
         assert ("actor/loss" in metrics) == (step % 2 == 0)
         assert apart(state.tree, textbook.tree()) < 1e-10
-    assert clipped > 0
+    assert clipped > 0 and bounded > 50
     for ours, theirs in (("mu", "exp_avg"), ("nu", "exp_avg_sq")):
         for group, moments in textbook.moments(theirs).items():
             assert apart(getattr(state.opt[group], ours), moments) < 1e-10

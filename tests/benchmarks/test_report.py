@@ -36,7 +36,7 @@ class Outline(HTMLParser):
 def test_report_command_writes_everything(bench, capsys):
     folder, _ = bench
     commands.report(folder / "runs" / "small", folder / "page")
-    printed = capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
     assert "TD3+BC + GORL" in printed and "No significance is claimed below 3 seeds." in printed
     assert {"index.html", "table.csv", "table.md", "curves.png"} == {f.name for f in (folder / "page").iterdir()}
     assert (folder / "page" / "curves.png").read_bytes().startswith(b"\x89PNG")

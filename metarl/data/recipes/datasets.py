@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl import registry
-from metarl.data.minari import Episode, is_local, load_minari, save_minari
+from metarl.data.minari import CARD, Episode, is_local, load_minari, root, save_minari, write_card
 from metarl.data.recipes.base import Recipe
 from metarl.data.transitions import Card, Transitions
 from metarl.errors import ConfigError, DataError, DatasetUnavailable, nearest
@@ -148,7 +148,10 @@ def make_dataset(
             requirements=found.requirements,
             overwrite=force,
         )
-    return Made(dataset_id, load_recipe(recipe, size, seed, folder=folder), existed and not force)
+    transitions = load_recipe(recipe, size, seed, folder=folder)
+    if not existed or force:
+        write_card(root() / dataset_id / CARD, transitions.card)  # with the acceptance figures, which need the sha256
+    return Made(dataset_id, transitions, existed and not force)
 
 
 def _judged(transitions: Transitions, recipe: Recipe, level: str) -> Transitions:

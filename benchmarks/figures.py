@@ -91,7 +91,9 @@ def learning_curves(results: Results) -> Figure | None:
         entries = {
             text: handle for axis in figure.axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(2 * columns, len(entries)))
+        figure.legend(
+            entries.values(), entries.keys(), loc="outside lower center", ncols=min(2 * columns, len(entries))
+        )
     return figure
 
 

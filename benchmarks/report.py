@@ -153,8 +153,7 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
     yield "gradient steps", " and ".join(f"{step:,}" for step in steps)
     episodes = sorted({_evaluation(c.config) for c in results.cells if c.config})
     yield "evaluation", "; ".join(episodes)
-    for column in results.columns:
-        yield from _datasets(results, column)
+    yield from _datasets(results)
     for environment in results.environments:
         machine = environment.get("machine", "")
         versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name != "machine")
@@ -168,13 +167,16 @@ def _evaluation(config: Mapping[str, Any]) -> str:
     return f"{evaluation['episodes']} episodes every {evaluation['every']:,} steps"
 
 
-def _datasets(results: Results, column: str) -> Iterator[tuple[str, str]]:
-    cards = [run.data for cell in results.cells if cell.column == column for run in cell.runs]
-    for role in dict.fromkeys(role for data in cards for role in data):
-        found = [data[role] for data in cards if role in data]
-        shas = list(dict.fromkeys(card["sha256"][:SHA] for card in found))
-        more = f" and {len(shas) - 1} more, drawn per seed" if len(shas) > 1 else ""
-        drawn = found[0].get("figures", {}).get("drawn")
-        part = f" ({drawn})" if drawn else ""
-        ids = ", ".join(dict.fromkeys(card["dataset_id"] for card in found))
-        yield f"data, {role}", f"{ids}{part}, sha256 {shas[0]}{more}"
+def _datasets(results: Results) -> Iterator[tuple[str, str]]:
+    """One line a role: every dataset with its digest; a draw by seed gives each seed its own."""
+    cards = [(role, card) for cell in results.cells for run in cell.runs for role, card in run.data.items()]
+    for role in dict.fromkeys(role for role, _ in cards):
+        shas: dict[str, dict[str, None]] = {}
+        for card in (card for name, card in cards if name == role):
+            drawn = card.get("figures", {}).get("drawn")
+            text = card["dataset_id"] + (f" ({drawn})" if drawn else "")
+            shas.setdefault(text, {})[card["sha256"][:SHA]] = None
+        lines = []
+        for text, (first, *others) in shas.items():
+            lines.append(f"{text}, sha256 {first}" + (f" and {len(others)} more, drawn per seed" if others else ""))
+        yield f"data, {role}", "; ".join(lines)

@@ -24,6 +24,7 @@ from torchopt.base import GradientTransformation
 
 from metarl import (
     Learner,
+    PolicyTerms,
     Probe,
     Role,
     Spec,
@@ -147,11 +148,14 @@ class GORL:
                 raise ConfigError(f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}")
         return form
 
-    def _with_statistics(self, learner: Learner, policy: object, form: tuple[str, ...]) -> Learner:
+    def _with_statistics(self, learner: Learner, policy: PolicyTerms, form: tuple[str, ...]) -> Learner:
+        """The learner with a running mean and square of the signal, moved before the guiding network looks at it."""
+
         def moments(tree: Tree, batches: Batches) -> Params:
-            value = policy.terms(tree, batches["train"], batches["noise"], form).signal  # type: ignore[attr-defined]
+            value = policy.terms(tree, batches["train"], batches["noise"], form).signal
             return {"mean": value.mean(), "square": value.square().mean()}
 
-        track = Update("signal_statistics", "signal_statistics", None, sgd(0.01), Track(moments))
+        every = learner.updates[policy.updates[-1]].every
+        track = Update("signal_statistics", "signal_statistics", None, sgd(0.01), Track(moments), every=every)
         start = {"mean": torch.zeros(()), "square": torch.ones(())}
         return learner.with_tensors(signal_statistics=start).with_stage_before("guiding_network", track)

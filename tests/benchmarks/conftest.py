@@ -24,13 +24,20 @@ axes:
     "TD3+BC + GORL":
       algorithm: {name: td3_bc, hidden: [8], batch_size: 16}
       objective: {name: gorl, preset: quick, batch_size: 5}
-    broken: {algorithm: {name: bc, hidden: [8], optimizer: {name: sgd, lr: 1.0e+30}}}
+    broken: {algorithm: {name: "mine:Mine", hidden: [8], optimizer: {name: sgd, lr: 1.0e+30}}}
   dataset:
     pendulum:
       data:
         train: {recipe: pendulum/medium, size: 600}
         guide: {recipe: pendulum/expert, size: 600, tuples: 50}
 seeds: [0, 1]
+"""
+
+MINE = """
+from algorithms.bc import BC
+
+class Mine(BC):
+    'An algorithm in a file beside the suite.'
 """
 
 Metarl = Callable[..., subprocess.CompletedProcess[str]]
@@ -70,6 +77,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, metarl: Metarl) -> tuple[Pat
     """The folder where the suite ran (suite.yaml and runs/small lie in it), and what the command printed."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "suite.yaml").write_text(SUITE)
+    (folder / "mine.py").write_text(MINE)
     return folder, metarl(folder, "bench", "suite.yaml", expect=1)
 
 
@@ -78,4 +86,5 @@ def suite_file(tmp_path: Path) -> Path:
     """The suite's file, to be changed."""
     file = tmp_path / "suite.yaml"
     file.write_text(SUITE)
+    (tmp_path / "mine.py").write_text(MINE)
     return file

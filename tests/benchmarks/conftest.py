@@ -74,11 +74,12 @@ def metarl() -> Metarl:
 
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory, metarl: Metarl) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """The folder where the suite ran (suite.yaml and runs/small lie in it), and what the command printed."""
+    """The folder where the suite ran (own/suite.yaml and runs/small lie in it), and what the command printed."""
     folder = tmp_path_factory.mktemp("bench")
-    (folder / "suite.yaml").write_text(SUITE)
-    (folder / "mine.py").write_text(MINE)
-    return folder, metarl(folder, "bench", "suite.yaml", expect=1)
+    (folder / "own").mkdir()
+    (folder / "own" / "suite.yaml").write_text(SUITE)
+    (folder / "own" / "mine.py").write_text(MINE)
+    return folder, metarl(folder, "bench", "own/suite.yaml", expect=1)
 
 
 @pytest.fixture

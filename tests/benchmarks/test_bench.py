@@ -14,8 +14,8 @@ from benchmarks.watch import Lines, failed
 
 
 def planned(folder, *overrides):
-    """The jobs of the suite in `folder`, as `metarl bench suite.yaml` plans them."""
-    loaded = availability.fitted(suite.load(folder / "suite.yaml", overrides))
+    """The jobs of the suite in `folder`, as `metarl bench own/suite.yaml` plans them."""
+    loaded = availability.fitted(suite.load(folder / "own" / "suite.yaml", overrides))
     return executor.plan(loaded, BenchFolder(folder / "runs" / loaded.name))
 
 
@@ -53,10 +53,10 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
     before = {job: job.run.result.stat().st_mtime_ns for job in planned(folder) if job.finished}
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "200")
-    commands.bench("suite.yaml", dry_run=True)
+    commands.bench("own/suite.yaml", dry_run=True)
     states = capsys.readouterr().out.split()
     assert states.count("finished") == 4 and states.count("new") == 2
-    printed = metarl(folder, "bench", "suite.yaml", "seeds=[0]", "steps=25", expect=1)
+    printed = metarl(folder, "bench", "own/suite.yaml", "seeds=[0]", "steps=25", expect=1)
     assert printed.stderr.count("going on from step 20") == 2 and "small: 3 runs" in printed.stderr
     for job, changed in before.items():
         assert (job.run.result.stat().st_mtime_ns != changed) == (job.seed == 0)

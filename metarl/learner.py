@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -11,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torchopt.base import GradientTransformation
 
+from metarl.bilevel import backends
 from metarl.bilevel.autodiff import Params, unreached
 from metarl.bilevel.direct import Polyak
 from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState, optimizer_step
-from metarl.bilevel.unrolled import Unrolled
 from metarl.bilevel.update import Batch, Batches, Estimate, Loss, Metrics, Tree, Update
 from metarl.errors import ConfigError, nearest
 
@@ -151,6 +150,7 @@ class Learner:
         policy: what objectives hook on; None means that they refuse.
         probes: learned functions to watch.
         normalize: whether observations are normalised with the training data's statistics.
+        rewritten: policy Updates whose loss is an objective's.
     """
 
     modules: dict[str, nn.Module]
@@ -163,6 +163,7 @@ class Learner:
     policy: PolicyTerms | None = None
     probes: dict[str, Probe] = field(default_factory=dict)
     normalize: bool = True
+    rewritten: frozenset[str] = frozenset()
 
     # -- what an objective uses ------------------------------------------------------------------------------
 
@@ -197,10 +198,15 @@ class Learner:
         return replace(self, probes={**self.probes, **probes})
 
     def with_policy_loss(self, loss: Loss) -> Learner:
-        """Replaces the loss of the policy's Updates."""
+        """Replaces the loss of the policy's Updates; raises ConfigError where another objective has done so."""
         policy = self.hooks("a new policy loss")
+        if self.rewritten & set(policy.updates):
+            raise ConfigError(
+                f"two objectives rewrite the loss of {', '.join(policy.updates)}, and the first would be lost; attach one"
+            )
         return replace(
             self,
+            rewritten=self.rewritten | set(policy.updates),
             stages=tuple(
                 tuple(replace(u, loss=loss) if u.name in policy.updates else u for u in stage) for stage in self.stages
             ),
@@ -279,7 +285,10 @@ class Learner:
         for update in self.updates.values():
             if isinstance(update.gradient, Polyak) and update.params not in tree:
                 tree[update.params] = {k: p.clone() for k, p in tree[update.gradient.source].items()}
-        tree = {name: {k: t.to(device, dtype) for k, t in group.items()} for name, group in tree.items()}
+        tree = {
+            name: {k: t.to(device, dtype if t.is_floating_point() else t.dtype) for k, t in group.items()}
+            for name, group in tree.items()
+        }
         return self.state_of(tree)
 
     def state_of(self, tree: Tree) -> TrainState:
@@ -295,7 +304,7 @@ class Learner:
         flags |= {
             f"zero/{u.name}": torch.zeros((), dtype=torch.int64, device=device)
             for u in self.updates.values()
-            if isinstance(u.gradient, Unrolled)
+            if u.inners
         }
         return TrainState(tree, opt, flags)
 
@@ -307,6 +316,7 @@ class Learner:
                 whose derivative is known to be wrong.
         """
         for update in self.updates.values():
+            backends.refuse_hidden_state(update.optimizer_for(state.tree))
             objective = getattr(update.gradient, "objective", None)
             if objective is None:
                 continue
@@ -324,8 +334,8 @@ class Learner:
                     f"update {update.name!r}: parameters {', '.join(lost)} of group {update.params!r} do not reach "
                     "its loss; remove them, or use them in the loss"
                 )
-            if isinstance(update.gradient, Unrolled):
-                self._warn_cold(update, update.gradient, state.tree)
+            if hasattr(update.gradient, "check"):
+                update.gradient.check(update, state)
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -374,8 +384,7 @@ class Learner:
         raise ConfigError(f"there is no Update called {name!r} in any stage.{nearest(name, self.updates)}")
 
     def _staged_inners(self, update: Update) -> set[str]:
-        gradient = update.gradient
-        return {u.name for u in gradient.inners} & set(self.updates) if isinstance(gradient, Unrolled) else set()
+        return {u.name for u in update.inners} & set(self.updates)
 
     def _check_groups(self) -> None:
         for name, module in self.modules.items():
@@ -427,16 +436,6 @@ class Learner:
                         f"update {update.name!r}: every={update.every} is no multiple of every={inner.every} of "
                         f"{name!r}, which it differentiates through; choose a multiple"
                     )
-
-    def _warn_cold(self, update: Update, gradient: Unrolled, tree: Tree) -> None:
-        given: Any = gradient.optimizer
-        given = given(tree) if callable(given) else given
-        if isinstance(given, Optimizer) and given.adaptive and gradient.steps == 1:
-            warnings.warn(
-                f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
-                "first step is about lr * sign(gradient)); use sgd, or optimizer=None to carry the real moments",
-                stacklevel=3,
-            )
 
 
 def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainState) -> TrainState:

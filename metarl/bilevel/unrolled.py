@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from metarl.bilevel import backends
 from metarl.bilevel.autodiff import Params, detach, is_tracked, norm, value_and_grad
-from metarl.bilevel.optimizers import AdamState
+from metarl.bilevel.optimizers import AdamState, Optimizer
 from metarl.bilevel.state import TrainState, optimizer_step
 from metarl.bilevel.update import Batches, Estimate, Objective, OptimizerLike, Tree, Update
 from metarl.errors import ConfigError
@@ -114,6 +115,16 @@ class Unrolled:
             return loss, (metrics, adapted[group])
 
         return objective
+
+    def check(self, update: Update, state: TrainState) -> None:
+        """Warns of one virtual step of a fresh adaptive optimiser."""
+        given = None if self.optimizer is None else _built(self.optimizer, state.tree)
+        if isinstance(given, Optimizer) and given.adaptive and self.steps == 1:
+            warnings.warn(
+                f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
+                "first step is about lr * sign(gradient)); use sgd, or optimizer=None to carry the real moments",
+                stacklevel=3,
+            )
 
     def _optimizers(self) -> dict[str, OptimizerLike]:
         """The virtual optimiser of every inner group."""

@@ -41,7 +41,12 @@ class Estimate(NamedTuple):
 
 @runtime_checkable
 class GradientEstimator(Protocol):
-    """`(update, state, batches) -> Estimate`."""
+    """`(update, state, batches) -> Estimate`.
+
+    Optional attributes, which the learner looks for: `inners`, the Updates that a bilevel estimator differentiates
+    through; `resolve(lookup)`, the estimator with names of Updates replaced; `objective(update, state, batches)`, the
+    differentiated function of the group.
+    """
 
     def __call__(self, update: Update, state: TrainState, batches: Batches) -> Estimate: ...
 
@@ -78,6 +83,11 @@ class Update:
     def due(self, step: int) -> bool:
         """Whether this Update's own schedule has it at `step` (counted from 1)."""
         return self.start < step and (self.stop is None or step <= self.stop) and step % self.every == 0
+
+    @property
+    def inners(self) -> tuple[Update, ...]:
+        """The Updates that its estimator differentiates through; empty unless it is bilevel."""
+        return getattr(self.gradient, "inners", ())
 
     def optimizer_for(self, tree: Tree) -> GradientTransformation:
         """The optimiser, built from the tree where its settings are meta-learned."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metarl import data
-from metarl.bilevel import Metrics, TrainState, Unrolled
+from metarl.bilevel import Metrics, TrainState
 from metarl.bilevel.autodiff import norm
 from metarl.bilevel.state import finite
 from metarl.config import Experiment
@@ -201,7 +201,7 @@ class _Run:
 
     def _log(self) -> None:
         for name, update in self.learner.updates.items():
-            if isinstance(update.gradient, Unrolled):
+            if update.inners:
                 now, start = (s.tree[update.params] for s in (self.state, self.setup.start))
                 self.pending[f"{name}/params_moved"] = norm({k: v - start[k] for k, v in now.items()})
         values = checkpoints.as_float(self.pending)

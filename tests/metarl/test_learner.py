@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchopt
 from torch import Tensor
 from torch import nn as torch_nn
 
@@ -130,10 +131,10 @@ def test_a_contrast_that_moves_another_group_is_refused():
         learner.with_virtual(other).ready()
 
 
-def test_a_second_objective_that_overwrites_the_first_is_caught(assemble, draw):
-    learner = assemble(TD3BC(hidden=(4,), batch_size=4), GORL(batch_size=3), Fixed())
-    with pytest.raises(ConfigError, match="of group 'guiding_network' do not reach its loss"):
-        learner.check(learner.init(torch.float64), draw(learner))
+@pytest.mark.parametrize("objectives", [(GORL(every=2), Fixed()), (Fixed(), GORL(every=2))])
+def test_a_second_objective_that_overwrites_the_first_is_refused(assemble, objectives):
+    with pytest.raises(ConfigError, match="two objectives rewrite the loss of actor"):
+        assemble(TD3BC(hidden=(4,)), *objectives)
 
 
 def test_a_misspelt_stage_or_group_or_source_suggests_the_right_one():
@@ -463,3 +464,16 @@ def test_hidden_widths_of_gorl_reach_its_module(assemble):
     learner = assemble(TD3BC(hidden=(4,)), GORL(net=GuidingNet((7, 5))))
     shapes = [tuple(p.shape) for p in learner.modules["guiding_network"].parameters()]
     assert shapes == [(1, 7), (7,), (7, 5), (5,), (5, 1), (1,)]
+
+
+def test_an_optimiser_that_remembers_outside_its_state_is_refused(assemble, draw):
+    learner = assemble(TD3BC(hidden=(4,), actor_optimizer=torchopt.sgd(1e-3, momentum=0.9)))
+    with pytest.raises(ConfigError, match="keeps a flag outside its state"):
+        learner.check(learner.init(torch.float64), draw(learner))
+    plain = assemble(TD3BC(hidden=(4,), actor_optimizer=torchopt.sgd(1e-3)))
+    plain.check(plain.init(torch.float64), draw(plain))
+
+
+def test_whole_numbers_stay_whole():
+    learner = Learner(modules={}, tensors={"step": {"count": torch.tensor(3)}}, stages=(), act=lambda *a: a)
+    assert learner.init(torch.float64).tree["step"]["count"].dtype == torch.int64

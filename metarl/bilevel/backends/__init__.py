@@ -21,6 +21,10 @@ _KNOWN_WRONG = {
         "use_accelerated_op=False"
     ),
 }
+_HIDDEN_STATE = {
+    "trace": "torchopt 0.7.3's momentum keeps a flag outside its state, so that no run could resume with it; use "
+    "metarl.momentum",
+}
 
 
 def roll(
@@ -38,19 +42,25 @@ def roll(
 
 def refuse_known_wrong(optimizer: GradientTransformation) -> None:
     """Raises ConfigError for a torchopt transformation whose derivative is known to be wrong."""
+    _refuse(optimizer, "virtual optimiser", {**_KNOWN_WRONG, **_HIDDEN_STATE})
+
+
+def refuse_hidden_state(optimizer: GradientTransformation) -> None:
+    """Raises ConfigError for a torchopt transformation whose state is not all that it remembers."""
+    _refuse(optimizer, "optimiser", _HIDDEN_STATE)
+
+
+def _refuse(optimizer: GradientTransformation, role: str, refused: Mapping[str, str]) -> None:
     if isinstance(optimizer, Optimizer):
         return
     parts: tuple[Any, ...] = (optimizer,)
     if isinstance(optimizer, ChainedGradientTransformation):
         parts = optimizer.transformations
     for part in parts:
-        for cell in (
-            part.update,
-            *(c.cell_contents for c in getattr(part.update, "__closure__", None) or ()),
-        ):
+        for cell in (part.update, *(c.cell_contents for c in getattr(part.update, "__closure__", None) or ())):
             if isinstance(cell, GradientTransformation):
-                refuse_known_wrong(cell)
+                _refuse(cell, role, refused)
             name = getattr(cell, "__qualname__", "")
-            for wrong, reason in _KNOWN_WRONG.items():
+            for wrong, reason in refused.items():
                 if wrong in name:
-                    raise ConfigError(f"virtual optimiser: {wrong} is refused: {reason}")
+                    raise ConfigError(f"{role}: {wrong} is refused: {reason}")

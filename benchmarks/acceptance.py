@@ -1,9 +1,9 @@
 """Does a made dataset tell methods apart? `python -m benchmarks.acceptance RUNS_FOLDER`, after its suite has run.
 
-The rule: over the seeds, TD3+BC's mean score exceeds behaviour cloning's by more than two standard errors of the
-difference, sqrt(sd_1^2 / n_1 + sd_2^2 / n_2); and cloning's stays clearly below the expert's mean return: by more than
-two standard errors, at no more than 80 % of the way from random to expert. Prints the figures and records them beside
-the recipes, from where they reach the dataset's card.
+The rule: the data's mean return lies 30 to 50 % of the way from random to expert; over the seeds, TD3+BC's mean score
+exceeds behaviour cloning's by more than two standard errors of the difference, sqrt(sd_1^2 / n_1 + sd_2^2 / n_2); and
+cloning stays clearly below the expert: by more than two standard errors, at no more than 80 % of the way.
+Prints the figures and records them beside the recipes, from where they reach the dataset's card.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from metarl.training.folder import write_json
 RECORD = Path(recipes.__file__).parent / "acceptance.json"
 BASE, BETTER = "BC", "TD3+BC"  # rows of the suite's table
 LEAST_SEEDS, STANDARD_ERRORS, FURTHEST = 5, 2.0, 0.8
+MEDIUM = (0.3, 0.5)  # where the data's mean return lies between random and expert
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,38 @@ class Verdict:
 
     Attributes:
         cloning, td3_bc: scores over seeds.
+        data_return: mean return of the judged data.
         random_return, expert_return: mean return of those levels of the recipe.
         difference: TD3+BC's mean minus cloning's.
         standard_error: of that difference.
-        way: of cloning, from random (0) to expert (1).
         steps: gradient steps of every run.
     """
 
     cloning: Spread
     td3_bc: Spread
+    data_return: float
     random_return: float
     expert_return: float
-    difference: float
-    standard_error: float
-    way: float
     steps: int
+
+    @property
+    def difference(self) -> float:
+        """TD3+BC's mean minus cloning's."""
+        return self.td3_bc.mean - self.cloning.mean
+
+    @property
+    def standard_error(self) -> float:
+        """Of that difference."""
+        return math.sqrt(sum((s.sd or 0.0) ** 2 / s.n for s in (self.cloning, self.td3_bc)))
+
+    def place(self, value: float) -> float:
+        """Where a return lies from random (0) to expert (1)."""
+        return (value - self.random_return) / (self.expert_return - self.random_return)
+
+    @property
+    def medium(self) -> bool:
+        """Whether the data lies where a medium level must."""
+        return MEDIUM[0] <= self.place(self.data_return) <= MEDIUM[1]
 
     @property
     def beats(self) -> bool:
@@ -59,20 +77,29 @@ class Verdict:
     def below_expert(self) -> bool:
         """Whether cloning stays clearly below the expert."""
         error = (self.cloning.sd or 0.0) / math.sqrt(self.cloning.n)
-        return self.expert_return - self.cloning.mean > STANDARD_ERRORS * error and self.way <= FURTHEST
+        clearly = self.expert_return - self.cloning.mean > STANDARD_ERRORS * error
+        return clearly and self.place(self.cloning.mean) <= FURTHEST
 
     @property
     def accepted(self) -> bool:
-        """Both."""
-        return self.beats and self.below_expert
+        """All of it."""
+        return self.medium and self.beats and self.below_expert
 
     def figures(self) -> dict[str, Any]:
         """What the card records, rounded to what two cores could reproduce."""
-        plain = asdict(self) | {"difference_in_standard_errors": self.difference / self.standard_error}
+        plain = asdict(self) | {
+            "difference": self.difference,
+            "standard_error": self.standard_error,
+            "difference_in_standard_errors": self.difference / self.standard_error,
+            "data_place": self.place(self.data_return),
+            "cloning_place": self.place(self.cloning.mean),
+        }
         return {"accepted": self.accepted, **_rounded(plain)}
 
 
-def judge(cloning: Spread, td3_bc: Spread, random_return: float, expert_return: float, steps: int) -> Verdict:
+def judge(
+    cloning: Spread, td3_bc: Spread, data_return: float, random_return: float, expert_return: float, steps: int
+) -> Verdict:
     """The figures from scores over seeds.
 
     Raises:
@@ -83,17 +110,7 @@ def judge(cloning: Spread, td3_bc: Spread, random_return: float, expert_return: 
             raise UserError(
                 f"{name} has {spread.n} finished seeds; the rule needs {LEAST_SEEDS}: run the suite to its end"
             )
-    assert cloning.sd is not None and td3_bc.sd is not None
-    return Verdict(
-        cloning,
-        td3_bc,
-        random_return,
-        expert_return,
-        td3_bc.mean - cloning.mean,
-        math.sqrt(cloning.sd**2 / cloning.n + td3_bc.sd**2 / td3_bc.n),
-        (cloning.mean - random_return) / (expert_return - random_return),
-        steps,
-    )
+    return Verdict(cloning, td3_bc, data_return, random_return, expert_return, steps)
 
 
 def judge_column(loaded: Results, column: str) -> tuple[str, dict[str, Any], Verdict]:
@@ -108,17 +125,17 @@ def judge_column(loaded: Results, column: str) -> tuple[str, dict[str, Any], Ver
     if not source["recipe"]:
         raise UserError(f"{column}: only the data of a recipe is judged, not {source['minari']}")
     found, _ = recipes.find(source["recipe"])
-    name = source["recipe"].rpartition("/")[0]
+    name, _, own = source["recipe"].rpartition("/")
     size = source["size"] or found.default_size
     levels = {
         level: recipes.load_recipe(f"{name}/{level}", size, source["seed"]).card.returns["mean"]
-        for level in ("random", "expert")
+        for level in (own, "random", "expert")
     }
     shas = {run.data["train"]["sha256"] for cell in (base, better) for run in cell.finished}
     if len(shas) > 1:
         raise UserError(f"{column}: the runs were trained on different rows (sha256 differs); run the suite anew")
     assert base.last is not None and better.last is not None
-    verdict = judge(base.last, better.last, levels["random"], levels["expert"], base.steps)
+    verdict = judge(base.last, better.last, levels[own], levels["random"], levels["expert"], base.steps)
     record = {"size": size, "seed": source["seed"], "version": found.version, "sha256": shas.pop()}
     return source["recipe"], record, verdict
 
@@ -150,7 +167,8 @@ def lines(recipe: str, verdict: Verdict) -> list[str]:
     return [
         f"{recipe}: {'accepted' if verdict.accepted else 'NOT accepted'} ({verdict.cloning.n} seeds)",
         f"  random {verdict.random_return:,.1f}, expert {verdict.expert_return:,.1f} (mean return of the data)",
-        f"  {BASE} {verdict.cloning.mean:,.1f} ± {verdict.cloning.sd:,.1f}, {verdict.way:.0%} of the way to the expert",
+        f"  the data {verdict.data_return:,.1f}, {verdict.place(verdict.data_return):.1%} of the way",
+        f"  {BASE} {verdict.cloning.mean:,.1f} ± {verdict.cloning.sd:,.1f}, {verdict.place(verdict.cloning.mean):.1%}",
         f"  {BETTER} {verdict.td3_bc.mean:,.1f} ± {verdict.td3_bc.sd:,.1f}",
         f"  difference {verdict.difference:,.1f}, {errors:.1f} standard errors ({verdict.standard_error:,.1f})",
     ]

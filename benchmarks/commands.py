@@ -35,7 +35,7 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan.")] = False,
 ) -> None:
     """Run a suite of experiments; started again, it skips what is finished."""
-    from benchmarks import availability, executor, results, tables
+    from benchmarks import availability, executor
     from benchmarks import suite as suites
     from benchmarks.folder import BenchFolder
     from benchmarks.watch import watch
@@ -60,9 +60,8 @@ def bench(
         raise typer.Exit(INTERRUPTED) from None
     finally:
         progress.close()
-    if any(job.finished for job in planned):
-        console.print(tables.rich_table(results.load(folder.path)), highlight=False)
-    console.print(f"report: metarl report {folder.path}", highlight=False, soft_wrap=True)
+    done = sum(job.finished for job in planned)
+    console.print(f"{done} of {len(planned)} runs finished; see them: metarl report {folder.path}", soft_wrap=True)
     if failures:
         errors = Console(stderr=True)
         errors.print(f"{len(failures)} of {len(todo)} runs failed:", highlight=False)

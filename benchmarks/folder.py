@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,6 @@ from metarl.errors import UserError
 from metarl.training.folder import write_aside, write_json
 
 FORMAT = 1
-PACKAGES = ("metarl", "torch", "torchopt", "gymnasium", "minari", "numpy")
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class BenchFolder:
         for cell in suite.cells:
             write_aside(self.config(cell.slug), to_yaml(cell.experiment.resolved))
         write_aside(self.suite, to_yaml(suite.resolved))
-        write_json(self.index, _index(suite, self._environments()))
+        write_json(self.index, _index(suite))
 
     def read_index(self) -> dict[str, Any]:
         """The plan that was written last.
@@ -64,23 +60,8 @@ class BenchFolder:
             raise UserError(f"{self.index} is of another version; run `metarl bench` again to write it")
         return index
 
-    def _environments(self) -> list[dict[str, Any]]:
-        """What the runs here were made with: one entry, or several where it changed between starts."""
-        earlier = self.read_index()["environments"] if self.index.is_file() else []
-        here = environment()
-        return earlier if here in earlier else [*earlier, here]
 
-
-def environment() -> dict[str, Any]:
-    """Versions of packages and a description of the machine."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-    }
-
-
-def _index(suite: Suite, environments: list[dict[str, Any]]) -> Mapping[str, Any]:
+def _index(suite: Suite) -> Mapping[str, Any]:
     return {
         "format": FORMAT,
         "name": suite.name,
@@ -95,19 +76,4 @@ def _index(suite: Suite, environments: list[dict[str, Any]]) -> Mapping[str, Any
             }
             for cell in suite.cells
         ],
-        "environments": environments,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.machine()

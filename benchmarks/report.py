@@ -158,8 +158,6 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
         machine = environment.get("machine", "")
         versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name != "machine")
         yield "made with", f"{versions}; {machine}"
-    if not results.environments:
-        yield "made with", "versions were not recorded (these runs were not started by `metarl bench`)"
 
 
 def _evaluation(config: Mapping[str, Any]) -> str:

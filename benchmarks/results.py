@@ -64,6 +64,7 @@ class Run:
         scalars: metrics.csv by metric.
         probes: rows of probes.jsonl by probe, in the order of steps.
         data: dataset cards by role; empty until the run has finished once.
+        environment: versions and machine of the last start; empty until the run has finished once.
         config: resolved.
     """
 
@@ -75,6 +76,7 @@ class Run:
     scalars: Mapping[str, Series]
     probes: Mapping[str, tuple[Mapping[str, Any], ...]]
     data: Mapping[str, Mapping[str, Any]]
+    environment: Mapping[str, str]
     config: Mapping[str, Any]
 
     @property
@@ -159,7 +161,6 @@ class Results:
         row_title, column_title: names of the axes.
         rows, columns: labels in order.
         cells: in the order of the plan.
-        environments: versions and machines that the runs were made with; empty where nobody recorded them.
         notes: what a reader must know: unfinished or unreadable runs, unlike lengths.
     """
 
@@ -169,8 +170,13 @@ class Results:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: tuple[Cell, ...]
-    environments: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...] = field(default=())
+
+    @property
+    def environments(self) -> tuple[Mapping[str, str], ...]:
+        """Versions and machines that the finished runs were made with, each once."""
+        runs = [run for cell in self.cells for run in cell.finished]
+        return tuple({tuple(run.environment.items()): run.environment for run in runs}.values())
 
     def at(self, row: str, column: str) -> Cell | None:
         """The cell of a row and a column."""
@@ -217,7 +223,7 @@ def read_run(path: Path, steps: int | None = None) -> Run:
     result = _json(folder.result) if folder.result.is_file() else None
     if result is not None:
         try:
-            taken, data = int(result["steps"]), dict(result["data"])
+            taken, data, environment = int(result["steps"]), dict(result["data"]), dict(result["environment"])
             evaluations = tuple(Evaluation(int(e["step"]), float(np.mean(e["returns"]))) for e in result["evaluations"])
         except (KeyError, TypeError, ValueError) as error:
             raise ResultError(f"{folder.result} is not a run's result ({error!r}); train the run again") from error
@@ -225,6 +231,7 @@ def read_run(path: Path, steps: int | None = None) -> Run:
         returns = scalars.get("evaluation/return", Series((), ()))
         evaluations = tuple(Evaluation(*pair) for pair in zip(returns.steps, returns.values, strict=True))
         taken, data = max((series.steps[-1] for series in scalars.values()), default=0), {}
+        environment = {}
     planned = int(config["steps"]) if steps is None else steps
     return Run(
         folder=path,
@@ -235,6 +242,7 @@ def read_run(path: Path, steps: int | None = None) -> Run:
         scalars=scalars,
         probes=_probes(folder.probes),
         data=data,
+        environment=environment,
         config=config,
     )
 
@@ -255,7 +263,7 @@ def _of_bench(bench: BenchFolder) -> Results:
         runs = tuple(_readable(folders, entry["steps"], notes))
         cells.append(Cell(row, column, entry["experiment"], seeds, entry["steps"], runs))
     titles = (" · ".join(row_axes), column_axis or "")
-    return _results(index["name"], titles, cells, tuple(index["environments"]), notes)
+    return _results(index["name"], titles, cells, notes)
 
 
 def _of_folder(path: Path) -> Results:
@@ -272,14 +280,13 @@ def _of_folder(path: Path) -> Results:
         seeds = tuple(run.seed for run in runs)
         steps = max(int(run.config["steps"]) for run in runs)
         cells.append(Cell(row if unique else name, column, name, seeds, steps, tuple(runs)))
-    return _results(path.resolve().name, ("method", "dataset"), cells, (), notes)
+    return _results(path.resolve().name, ("method", "dataset"), cells, notes)
 
 
 def _results(
     name: str,
     titles: tuple[str, str],
     cells: Sequence[Cell],
-    environments: tuple[Mapping[str, Any], ...],
     notes: list[str],
 ) -> Results:
     for cell in cells:
@@ -292,7 +299,7 @@ def _results(
             lengths = ", ".join(f"{run.steps:,}" for run in cell.finished)
             notes.append(f"{title}: runs of unlike lengths are averaged ({lengths} steps)")
     rows, columns = (tuple(dict.fromkeys(getattr(cell, side) for cell in cells)) for side in ("row", "column"))
-    return Results(name, *titles, rows, columns, tuple(cells), environments, tuple(notes))
+    return Results(name, *titles, rows, columns, tuple(cells), tuple(notes))
 
 
 def _readable(folders: Sequence[Path], steps: int | None, notes: list[str]) -> Iterator[Run]:

@@ -28,9 +28,9 @@ from rich.table import Table
 
 from algorithms.td3_bc import TD3BC
 from benchmarks import textbook
-from benchmarks.folder import environment
 from metarl import Learner, Spec, TrainState
 from metarl.data.transitions import Card, Transitions, pack
+from metarl.provenance import environment
 from metarl.training.folder import write_json
 from metarl.training.streams import Streams
 from objectives.gorl import GORL

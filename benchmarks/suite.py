@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from metarl import config
-from metarl.component import first_line
+from metarl.component import first_line, overlay
 from metarl.config import Experiment
 from metarl.errors import ConfigError, nearest
 
@@ -95,7 +95,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     for key in raw:
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}.{nearest(str(key), KEYS)}")
-    over = merged(_mapping(raw.get("overrides"), path, "overrides"), _dotlist(overrides))
+    over = overlay(_mapping(raw.get("overrides"), path, "overrides"), _dotlist(overrides))
     base = _base(raw, path)
     name = str(over.pop("name", raw.get("name") or path.stem))
     if slugged(name) != name.lower():
@@ -107,24 +107,6 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     resolved = {"name": name, "base": base, "axes": axes, "seeds": list(seeds)} | ({"overrides": over} if over else {})
     labels = {axis: tuple(fragments) for axis, fragments in axes.items()}
     return Suite(name, path, labels, seeds, cells, resolved)
-
-
-def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` merged deeply over `under`; a component of another name replaces the one below, settings and all."""
-    result = dict(under)
-    for key, value in over.items():
-        below = result.get(key)
-        if key in ("algorithm", "objective"):
-            value, below = ({"name": v} if isinstance(v, str) else v for v in (value, below))
-        if isinstance(value, Mapping) and isinstance(below, Mapping) and _same(value, below):
-            value = merged(below, value)
-        result[key] = value
-    return result
-
-
-def _same(over: Mapping[str, Any], under: Mapping[str, Any]) -> bool:
-    """Whether two mappings are one component: only one of them has a name, or both have the same."""
-    return over.get("name", under.get("name")) == under.get("name", over.get("name"))
 
 
 def slugged(label: str) -> str:
@@ -150,8 +132,8 @@ def _cells(
             )
         raw: dict[str, Any] = dict(base)
         for _, fragment in choice:
-            raw = merged(raw, fragment)
-        raw = merged(raw, over) | {"name": slug, "seeds": list(seeds)}
+            raw = overlay(raw, fragment)
+        raw = overlay(raw, over) | {"name": slug, "seeds": list(seeds)}
         where = f"{path} ({', '.join(f'{axis} {label!r}' for axis, label in labels.items())})"
         cells[slug] = Cell(labels, slug, config.build(raw, where, path.parent))
     return tuple(cells.values())
@@ -228,7 +210,7 @@ def _dotlist(overrides: Sequence[str]) -> dict[str, Any]:
         top = key.partition(".")[0]
         if top not in config.TOP_LEVEL:
             raise ConfigError(f"argument {text!r}: unknown key {top!r}.{nearest(top, config.TOP_LEVEL)}")
-        result = merged(result, plain)  # type: ignore[arg-type]
+        result = overlay(result, plain)  # type: ignore[arg-type]
     return result
 
 

@@ -52,7 +52,11 @@ def train(
         raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
     experiment = config.load(file, overrides or [])
     for one in experiment.seeds if seed is None else (seed,):
-        folder = offline.train(experiment, one, root, reporter(progress), beside=file.parent)  # type: ignore[arg-type]
+        try:
+            folder = offline.train(experiment, one, root, reporter(progress), beside=file.parent)  # type: ignore[arg-type]
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+            raise typer.Exit(130) from None
         if progress != "lines":
             console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 
@@ -166,6 +170,3 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)

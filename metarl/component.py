@@ -168,10 +168,17 @@ def _objects(schema: type, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` merged into `under`, key by key; a component of another `name` replaces the one below it whole."""
+    """`over` merged into `under`, key by key; a component of another `name` replaces the one below it whole.
+
+    A component may be given as just its name on either side.
+    """
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
+        if isinstance(below, str) and isinstance(value, Mapping):
+            below = {"name": below}
+        elif isinstance(value, str) and isinstance(below, Mapping):
+            value = {"name": value}
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not _renamed(below, value):
             merged[key] = overlay(below, value)
         else:

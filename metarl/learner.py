@@ -202,7 +202,7 @@ class Learner:
         policy = self.hooks("a new policy loss")
         if self.rewritten & set(policy.updates):
             raise ConfigError(
-                f"two objectives rewrite the loss of {', '.join(policy.updates)}, and the first would be lost; attach one"
+                f"two objectives rewrite the loss of {', '.join(policy.updates)}, and the first would be lost; keep one"
             )
         return replace(
             self,

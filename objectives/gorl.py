@@ -86,7 +86,7 @@ class GORL:
         # Table VIII, per base: the guiding network's period.
         "td3_bc": {"every": 500},
         # Moves B visibly within a few thousand steps, where the paper's schedule needs millions.
-        "quick": {"every": 2, "optimizer": {"name": "adam", "lr": 3e-3, "eps": 1e-12}},
+        "quick": {"every": 2, "optimizer": {"name": "adam", "lr": 3e-4, "eps": 1e-12}},
     }
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:

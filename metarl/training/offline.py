@@ -19,6 +19,7 @@ from metarl.data.transitions import Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
 from metarl.errors import CheckpointError, ConfigError, DataError, NonFiniteError, UserError
 from metarl.learner import Learner, Role, Spec
+from metarl.provenance import environment
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
 from metarl.training.folder import RunFolder, write_json
@@ -268,6 +269,7 @@ class _Run:
             "hash": self.experiment.hash,
             "seed": self.seed,
             "steps": self.step,
+            "environment": environment(),
             "data": {name: d.card.to_dict() for name, d in self.setup.data.items()},
             "evaluations": self.evaluations,
         }

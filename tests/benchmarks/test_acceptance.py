@@ -13,24 +13,24 @@ from metarl.errors import UserError
 
 
 def test_the_rule():
-    verdict = judge(Spread(-900.0, 30.0, 5), Spread(-800.0, 40.0, 5), -1300.0, -100.0, 1000)
+    verdict = judge(Spread(-900.0, 30.0, 5), Spread(-800.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
     assert math.isclose(verdict.standard_error, math.sqrt(30**2 / 5 + 40**2 / 5))
-    assert verdict.difference == 100 and math.isclose(verdict.way, 400 / 1200)
+    assert verdict.difference == 100 and math.isclose(verdict.place(-900.0), 400 / 1200)
     assert verdict.beats and verdict.below_expert and verdict.accepted
     assert verdict.figures()["accepted"] is True and json.dumps(verdict.figures())
     assert "4.5 standard errors" in "\n".join(acceptance.lines("a/medium", verdict))
 
 
 def test_too_small_a_difference_or_too_good_a_clone_is_refused():
-    small = judge(Spread(-900.0, 30.0, 5), Spread(-856.0, 40.0, 5), -1300.0, -100.0, 1000)
+    small = judge(Spread(-900.0, 30.0, 5), Spread(-856.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
     assert not small.beats and small.below_expert and not small.accepted
-    good = judge(Spread(-300.0, 30.0, 5), Spread(-120.0, 40.0, 5), -1300.0, -100.0, 1000)
+    good = judge(Spread(-300.0, 30.0, 5), Spread(-120.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
     assert good.beats and not good.below_expert and not good.accepted
 
 
 def test_fewer_than_five_seeds_are_refused():
     with pytest.raises(UserError, match="BC has 4 finished seeds"):
-        judge(Spread(-900.0, 30.0, 4), Spread(-800.0, 40.0, 5), -1300.0, -100.0, 1000)
+        judge(Spread(-900.0, 30.0, 4), Spread(-800.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
 
 
 def test_a_suite_without_the_two_rows_is_a_users_mistake(bench, tmp_path, capsys):
@@ -44,3 +44,9 @@ def test_the_record_names_recipes_that_exist():
         assert recipe in available()
         assert {"size", "seed", "version", "sha256", "figures"} == set(entry)
         assert entry["figures"]["accepted"] is True
+
+
+@pytest.mark.parametrize(("data_return", "medium"), [(-950.0, False), (-930.0, True), (-710.0, True), (-690.0, False)])
+def test_the_data_must_lie_30_to_50_percent_of_the_way(data_return, medium):
+    verdict = judge(Spread(-900.0, 30.0, 5), Spread(-800.0, 40.0, 5), data_return, -1300.0, -100.0, 1000)
+    assert verdict.medium is medium and verdict.accepted is medium

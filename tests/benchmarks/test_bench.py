@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks import availability, commands, executor, suite
+from benchmarks import availability, commands, executor, results, suite
 from benchmarks.folder import BenchFolder
 from benchmarks.watch import Lines, failed
 
@@ -30,7 +30,7 @@ def test_one_failing_cell_stops_no_other(bench):
         if job.log.exists():
             assert "became NaN or infinite" in job.log.read_text()
             assert str(job.log.relative_to(folder)) in printed.stderr
-    assert "TD3+BC + GORL" in printed.stdout and "(n=2)" in printed.stdout and "0 of 2 runs finished" in printed.stdout
+    assert "4 of 6 runs finished; see them: metarl report runs/small" in printed.stdout
 
 
 def test_the_first_seed_of_every_cell_comes_first(bench):
@@ -41,8 +41,9 @@ def test_the_index_says_what_ran(bench):
     bench_folder = BenchFolder(bench[0] / "runs" / "small")
     index = bench_folder.read_index()
     assert index["axes"] == {"method": ["BC", "TD3+BC + GORL", "broken"], "dataset": ["pendulum"]}
-    assert index["seeds"] == [0, 1] and len(index["environments"]) == 1
-    assert {"torch", "metarl", "machine"} <= set(index["environments"][0])
+    assert index["seeds"] == [0, 1]
+    (environment,) = results.load(bench[0] / "runs" / "small").environments
+    assert {"torch", "metarl", "machine"} <= set(environment)
     for entry in index["cells"]:
         assert (bench_folder.path / entry["config"]).is_file()
         assert (bench_folder.path / entry["experiment"] / "0" / "config.yaml").is_file()

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import availability, suite
+from metarl.component import overlay
 from metarl.errors import ConfigError, DatasetUnavailable
 from metarl.training.folder import RunFolder
 
@@ -16,14 +17,14 @@ def edit(file, old, new):
 
 def test_a_component_of_another_name_replaces_settings_and_all():
     base = {"algorithm": {"name": "td3_bc", "alpha": 1, "actor_optimizer": {"name": "adam", "lr": 1, "eps": 2}}}
-    assert suite.merged(base, {"algorithm": {"name": "bc"}}) == {"algorithm": {"name": "bc"}}
-    assert suite.merged(base, {"algorithm": "bc"}) == {"algorithm": {"name": "bc"}}
-    assert suite.merged(base, {"algorithm": {"alpha": 3}})["algorithm"]["alpha"] == 3
-    assert suite.merged(base, {"algorithm": {"name": "td3_bc", "tau": 3}})["algorithm"]["alpha"] == 1
-    inner = suite.merged(base, {"algorithm": {"actor_optimizer": {"name": "sgd", "lr": 5}}})["algorithm"]
+    assert overlay(base, {"algorithm": {"name": "bc"}}) == {"algorithm": {"name": "bc"}}
+    assert overlay(base, {"algorithm": "bc"}) == {"algorithm": {"name": "bc"}}
+    assert overlay(base, {"algorithm": {"alpha": 3}})["algorithm"]["alpha"] == 3
+    assert overlay(base, {"algorithm": {"name": "td3_bc", "tau": 3}})["algorithm"]["alpha"] == 1
+    inner = overlay(base, {"algorithm": {"actor_optimizer": {"name": "sgd", "lr": 5}}})["algorithm"]
     assert inner["actor_optimizer"] == {"name": "sgd", "lr": 5} and inner["alpha"] == 1
-    assert suite.merged({"objective": {"name": "gorl"}}, {"objective": None})["objective"] is None
-    assert suite.merged({"data": {"train": {"size": 5}}}, {"data": {"train": {"recipe": "r"}}})["data"] == {
+    assert overlay({"objective": {"name": "gorl"}}, {"objective": None})["objective"] is None
+    assert overlay({"data": {"train": {"size": 5}}}, {"data": {"train": {"recipe": "r"}}})["data"] == {
         "train": {"size": 5, "recipe": "r"}
     }
 

@@ -15,7 +15,7 @@ from metarl.errors import UserError
 
 def run_of(means, steps=100):
     evaluations = tuple(Evaluation(10 * i, mean) for i, mean in enumerate(means))
-    return Run(None, 0, steps, True, evaluations, {}, {}, {}, {})
+    return Run(None, 0, steps, True, evaluations, {}, {}, {}, {}, {})
 
 
 def test_a_score_averages_the_last_ten_evaluations_and_never_the_first():

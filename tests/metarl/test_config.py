@@ -148,3 +148,13 @@ def test_a_missing_file_and_a_circle_of_bases(tmp_path):
     (tmp_path / "b.yaml").write_text("base: a.yaml")
     with pytest.raises(ConfigError, match="circle"):
         config.load(tmp_path / "a.yaml")
+
+
+def test_a_component_of_another_name_replaces_the_one_in_the_base_file(tmp_path):
+    (tmp_path / "base.yaml").write_text(textwrap.dedent(BASE))
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nobjective: {name: fixed, degree: 0.5}\n")
+    (fixed,) = config.load(tmp_path / "child.yaml").objectives
+    assert fixed.degree == 0.5
+    assert config.load(tmp_path / "base.yaml", ["algorithm=bc"]).resolved["algorithm"]["name"] == "bc"
+    (gorl,) = config.load(tmp_path / "base.yaml", ["objective.optimizer={name: sgd, lr: 0.5}"]).objectives
+    assert dict(gorl.optimizer.hparams) == {"lr": 0.5, "weight_decay": 0.0}

@@ -307,7 +307,7 @@ def test_defaults_are_the_papers_and_every_option_has_help():
 
 def test_presets_build_through_the_configuration(spec):
     built, plain = component("metarl.objectives", {"name": "gorl", "preset": "quick"}, "test.yaml", "objective")
-    assert built.every == 2 and built.optimizer.hparams["lr"] == 3e-3
+    assert built.every == 2 and built.optimizer.hparams["lr"] == 3e-4
     assert plain["optimizer"]["eps"] == 1e-12
     built, _ = component("metarl.objectives", {"name": "gorl", "virtual": None}, "test.yaml", "objective")
     assert built.virtual is None

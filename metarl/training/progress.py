@@ -129,9 +129,9 @@ class Plain:
             return
         self._last = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
-        remaining = (self._total - done) / rate if rate else float("inf")
+        speed = f"  {rate:,.0f}/s  {(self._total - done) / rate:,.0f} s left" if rate else ""
         text = "".join(f"  {name} {value:,.4g}" for name, value in figures.items())
-        self.say(f"{self._title}: {done:,}/{self._total:,}  {rate:,.0f}/s  {remaining:,.0f} s left{text}")
+        self.say(f"{self._title}: {done:,}/{self._total:,}{speed}{text}")
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,46 @@
+"""Puts the demo's results into the README: `python -m benchmarks.readme runs/demo`, after `make demo`.
+
+The table between the README's markers and the picture are those of the report, whose figures are kept as docs/demo.csv.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import report, results
+from metarl.errors import UserError
+from metarl.training.folder import write_aside
+
+START, END = "<!-- demo table -->", "<!-- end of demo table -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes README.md, docs/demo.csv and docs/demo.png below the current folder; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Put the demo's results into the README.")
+    parser.add_argument("folder", type=Path, help="the demo's bench folder, runs/demo")
+    folder = parser.parse_args(arguments).folder
+    try:
+        made = report.write(results.load(folder), folder / "report").parent
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    readme, docs = Path("README.md"), Path("docs")
+    write_aside(readme, with_table(readme.read_text(), (made / "table.md").read_text()))
+    shutil.copy(made / "table.csv", docs / "demo.csv")
+    shutil.copy(made / "curves.png", docs / "demo.png")
+    return 0
+
+
+def with_table(text: str, table: str) -> str:
+    """The text with `table` between the markers."""
+    before, _, rest = text.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{table.strip()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -109,7 +109,7 @@ class GORL:
         def policy_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
             terms = policy.terms(tree, batches["train"], batches["noise"], form)
             b = degree(tree["guiding_network"], signal(tree, terms))
-            return policy.combine(terms, b), {**terms.metrics, "b_mean": b.mean(), "b_std": b.std()}
+            return policy.combine(terms, b), {**terms.metrics, "b_mean": b.mean(), "b_std": b.std(correction=0)}
 
         def guide_loss(tree: Tree, batches: Batches) -> Tensor:
             return policy.imitation(tree, batches["guide"], batches["noise"], form)

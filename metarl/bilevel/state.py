@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torchopt.base import GradientTransformation
 
 from metarl.bilevel.autodiff import Params
@@ -42,8 +43,13 @@ def optimizer_step(optimizer: GradientTransformation, params: Params, grads: Par
     return apply_updates(params, updates), opt
 
 
-def finite(tree: Tree) -> dict[str, bool]:
-    """Per group, whether every value is finite (reads tensors back; not for the hot path)."""
+def finite(state: TrainState) -> dict[str, bool]:
+    """Per group, whether its parameters and its optimiser's state are finite (reads back; not for the hot path)."""
     return {
-        group: all(bool(torch.isfinite(value).all()) for value in params.values()) for group, params in tree.items()
+        group: all(
+            bool(torch.isfinite(leaf).all())
+            for leaf in pytree.tree_leaves((params, state.opt.get(group)))
+            if isinstance(leaf, Tensor)
+        )
+        for group, params in state.tree.items()
     }

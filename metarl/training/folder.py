@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from metarl.config import Experiment, build, to_yaml
+from metarl.config import Experiment, build, read, to_yaml
 from metarl.errors import ConfigError, UserError
 
 FREE = ("steps", "seeds", "device")  # may differ between starts of one run
@@ -60,7 +58,17 @@ class RunFolder:
 
     @property
     def seed(self) -> int:
-        return int(self.path.name)
+        name = self.path.resolve().name
+        if not name.isdigit():
+            raise ConfigError(f"{self.path} is not named after its seed; a run's folder is <name>-<hash>/<seed>")
+        return int(name)
+
+    def steps_on_record(self) -> int | None:
+        """Steps that result.json tells of; None where it is missing or damaged."""
+        try:
+            return int(json.loads(self.result.read_text())["steps"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -69,8 +77,12 @@ class RunFolder:
         Raises:
             UserError: another process trains in it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as lock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}); choose another --root") from error
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -85,8 +97,7 @@ class RunFolder:
         """
         text = to_yaml(experiment.resolved)
         if self.config.exists():
-            theirs = OmegaConf.to_container(OmegaConf.load(self.config))
-            assert isinstance(theirs, dict)
+            theirs = read(self.config)
             for key, value in experiment.resolved.items():
                 if key not in FREE and json.dumps(theirs.get(key)) != json.dumps(value):
                     raise ConfigError(
@@ -103,9 +114,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise ConfigError(f"{self.path} holds no run: it has no config.yaml")
-        raw = OmegaConf.to_container(OmegaConf.load(self.config))
-        assert isinstance(raw, dict)
-        return build(raw, where=str(self.config), folder=beside)  # type: ignore[arg-type]
+        return build(read(self.config), where=str(self.config), folder=beside)
 
 
 def write_aside(path: Path, text: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +66,10 @@ def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, bes
     folder = RunFolder.of(experiment, seed, root)
     with folder.held():
         run = _Run(experiment, seed, folder, setup, reporter)
+        if run.complete:
+            reporter.say(f"{run.title}: already at step {run.step:,}; set more steps to go on ({folder.path})")
+            return folder.path
+        run.open()
         try:
             run.go()
         finally:
@@ -74,7 +80,7 @@ def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, bes
 def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
     """Loads the data and builds the learner; writes nothing."""
     device = resolve_device(experiment.device)
-    dtype = {"float32": torch.float32, "float64": torch.float64}[experiment.precision]
+    dtype = _dtype(experiment)
     train_data = data.load(experiment.data["train"], generator(seed, "data", "train"), "train", folder=beside)
     env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
     if env is None:
@@ -104,8 +110,10 @@ def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
         learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
         for i, objective in enumerate(experiment.objectives):
             learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
+            if not isinstance(learner, Learner):
+                raise ConfigError(f"{type(objective).__name__}.attach returned {learner!r}; it must return a Learner")
         return learner.ready()
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:
         raise ConfigError(f"{experiment.where}: {error}") from error
 
 
@@ -128,7 +136,7 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
         raise CheckpointError(f"{path} has no checkpoint yet; train it first")
     spec = Spec(**{**saved.record["spec"], "max_action": tuple(saved.record["spec"]["max_action"])})
     learner = build_learner(experiment, spec, folder.seed)
-    state, statistics = _restore(learner.init(_dtype(experiment)), saved, folder)
+    state, statistics, _ = _restore(learner.init(_dtype(experiment)), saved, folder)
     return Policy(learner, state.tree, statistics), saved.record["env"], saved.step
 
 
@@ -147,36 +155,47 @@ class _Run:
     def __init__(self, experiment: Experiment, seed: int, folder: RunFolder, setup: Setup, reporter: Reporter) -> None:
         self.experiment, self.seed, self.folder, self.reporter = experiment, seed, folder, reporter
         self.setup, self.learner = setup, setup.learner
+        self.title = f"{experiment.name} seed {seed}"
         self.state, self.step = setup.start, 0
         self.evaluations: list[dict[str, Any]] = []
         self.pending: Metrics = {}
+        self.sizes: Mapping[str, int] = {}
         self.warned: set[str] = set()
         saved = checkpoints.load_newest(folder.checkpoints, reporter.say)
-        folder.write_config(experiment)
-        sizes: Mapping[str, int] = {}
         if saved is not None:
-            self._check_data(saved)
-            self.state, _ = _restore(setup.start, saved, folder)
+            self._check_origin(saved)
+            self.state, _, self.pending = _restore(setup.start, saved, folder)
             self.step, self.evaluations = saved.step, saved.record["evaluations"]
-            sizes = saved.record["sizes"]
-        self.recorder = Recorder(folder, self.step, sizes)
-        self.evaluator = Evaluator(lambda: make_env(setup.env), experiment.evaluation.episodes, seed)
+            self.sizes = saved.record["sizes"]
+        folder.write_config(experiment)
+
+    @property
+    def complete(self) -> bool:
+        """Whether result.json already tells of all the steps."""
+        return self.step >= self.experiment.steps and self.folder.steps_on_record() == self.step
+
+    def open(self) -> None:
+        """Opens files and environments; what was written after the checkpoint is cut off."""
+        self.recorder = Recorder(self.folder, self.step, self.sizes)
+        self.evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
 
     def go(self) -> None:
         """Steps to the end."""
-        title, total = f"{self.experiment.name} seed {self.seed}", self.experiment.steps
-        if self.step >= total:
-            self.reporter.say(f"{title}: already at step {self.step:,}; set more steps to go on ({self.folder.path})")
-            return
+        total = self.experiment.steps
         if self.step:
-            self.reporter.say(f"{title}: going on from step {self.step:,}")
-        self.reporter.start(title, self.step, total)
+            self.reporter.say(f"{self.title}: going on from step {self.step:,}")
+        self.reporter.start(self.title, self.step, total)
         if not self.step:
             self._evaluate()
         elif self.evaluations:
             self.reporter.update(self.step, **{"return": _mean(self.evaluations[-1])})
         while self.step < total:
             self._advance()
+        # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
+        if self.step % self.experiment.log_every:
+            self._log()
+        if self.step % self.experiment.evaluation.every:
+            self._evaluate()
         write_json(self.folder.result, self._result())
 
     def close(self) -> None:
@@ -191,12 +210,11 @@ class _Run:
         self.state, metrics = self.learner.step(self.state, batches, self.learner.due(step), donate=True)
         self.step = step
         self.pending |= metrics
-        last = step == self.experiment.steps
-        if last or step % self.experiment.log_every == 0:
+        if step % self.experiment.log_every == 0:
             self._log()
-        if last or step % self.experiment.evaluation.every == 0:
+        if step % self.experiment.evaluation.every == 0:
             self._evaluate()
-        if last or step % (self.experiment.checkpoint.every or 1) == 0:
+        if step == self.experiment.steps or step % (self.experiment.checkpoint.every or 1) == 0:
             self._save()
         self.reporter.update(step)
 
@@ -213,12 +231,14 @@ class _Run:
     def _check_flags(self) -> None:
         flags = checkpoints.as_float(self.state.flags)
         bad = [name.removeprefix("nonfinite/") for name, v in flags.items() if name.startswith("nonfinite/") and v]
-        groups = [group for group, ok in finite(self.state.tree).items() if not ok]
+        groups = [group for group, ok in finite(self.state).items() if not ok]
         if bad or groups:
-            what = f"the loss or gradient of {', '.join(bad)}" if bad else f"a parameter of {', '.join(groups)}"
+            what = (
+                f"the loss or gradient of {', '.join(bad)}" if bad else f"a parameter or moment of {', '.join(groups)}"
+            )
             raise NonFiniteError(
-                f"{self.folder.path}: {what} became NaN or infinite at or before step {self.step:,}; the last "
-                "checkpoint is kept. Lower the learning rate, or look for extreme values with `metarl data inspect`"
+                f"{self.folder.path}: {what} became NaN or infinite at or before step {self.step:,}; what was saved "
+                "before is kept. Lower the learning rate, or look for extreme values with `metarl data inspect`"
             )
         for name, streak in flags.items():
             update = name.removeprefix("zero/")
@@ -253,11 +273,13 @@ class _Run:
         tensors = checkpoints.flatten(self.state._asdict())
         if self.setup.statistics is not None:
             tensors |= {f"statistics/{k}": v for k, v in self.setup.statistics.to_dict().items()}
+        tensors |= {f"pending/{k}": v for k, v in self.pending.items()}
         record = {
             "config_hash": self.experiment.hash,
             "spec": dataclasses.asdict(self.setup.spec),
             "env": self.setup.env,
             "data": self._data_digests(),
+            "plugins": plugin_digests(self.experiment),
             "sizes": self.recorder.sizes(),
             "evaluations": self.evaluations,
         }
@@ -277,20 +299,39 @@ class _Run:
     def _data_digests(self) -> dict[str, str]:
         return {name: d.card.sha256 for name, d in self.setup.data.items()}
 
-    def _check_data(self, saved: checkpoints.Saved) -> None:
+    def _check_origin(self, saved: checkpoints.Saved) -> None:
+        remedy = f"to go on from {self.folder.path}, bring the former one back; else give the experiment another name"
         for name, digest in self._data_digests().items():
             if saved.record["data"].get(name) != digest:
-                raise DataError(
-                    f"data.{name} is not what {self.folder.path} was trained on so far (sha256 differs); make the "
-                    "former data again, or give the experiment another name"
-                )
+                raise DataError(f"data.{name} has changed since this run was begun (its sha256 differs); {remedy}")
+        for name, digest in plugin_digests(self.experiment).items():
+            if saved.record["plugins"].get(name) != digest:
+                raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
 
 
-def _restore(template: TrainState, saved: checkpoints.Saved, folder: RunFolder) -> tuple[TrainState, Statistics | None]:
-    own = {k: v for k, v in saved.tensors.items() if not k.startswith("statistics/")}
-    theirs = {k.removeprefix("statistics/"): v for k, v in saved.tensors.items() if k not in own}
-    state = checkpoints.unflatten(template._asdict(), own, str(folder.checkpoints))
-    return TrainState(**state), Statistics.from_dict(theirs) if theirs else None
+def plugin_digests(experiment: Experiment) -> dict[str, str]:
+    """sha256 of the file of every component named `module:Class`, which no hash of the configuration covers."""
+    nodes = [experiment.resolved["algorithm"], *experiment.resolved["objective"]]
+    built = [experiment.algorithm, *experiment.objectives]
+    return {
+        node["name"]: hashlib.sha256(Path(inspect.getfile(type(component))).read_bytes()).hexdigest()
+        for node, component in zip(nodes, built, strict=True)
+        if ":" in node["name"]
+    }
+
+
+def _restore(
+    template: TrainState, saved: checkpoints.Saved, folder: RunFolder
+) -> tuple[TrainState, Statistics | None, Metrics]:
+    """State, statistics, and metrics that were not yet logged."""
+    parts: dict[str, dict[str, torch.Tensor]] = {"statistics": {}, "pending": {}, "": {}}
+    for name, value in saved.tensors.items():
+        part, _, rest = name.partition("/")
+        parts.get(part, parts[""])[rest if part in parts else name] = value
+    state = TrainState(**checkpoints.unflatten(template._asdict(), parts[""], str(folder.checkpoints)))
+    device = next(iter(checkpoints.flatten(state.tree).values())).device
+    pending = {name: value.to(device) for name, value in parts["pending"].items()}
+    return state, Statistics.from_dict(parts["statistics"]) if parts["statistics"] else None, pending
 
 
 def _load_role(

@@ -7,15 +7,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from metarl.bilevel import Batches, Tree
+from metarl.errors import CheckpointError
 from metarl.learner import Probe
 from metarl.training.folder import RunFolder
 
@@ -35,12 +33,17 @@ class Recorder:
         self._files = {}
         for path in (folder.metrics, folder.probes):
             path.touch()
+            if path.stat().st_size < sizes.get(path.name, 0):
+                raise CheckpointError(
+                    f"{path} is shorter than at the checkpoint of step {step:,}: it was edited or removed. Bring it back, or "
+                    f"move the folder {folder.path} away to start the run again"
+                )
             os.truncate(path, sizes.get(path.name, 0))
             self._files[path.name] = path.open("a", encoding="utf-8")
         self._metrics, self._probes = (self._files[p.name] for p in (folder.metrics, folder.probes))
         if not step:
             self._metrics.write("step,metric,value\n")
-        self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else None)
+        self._board = SummaryWriter(str(folder.tensorboard), purge_step=step + 1 if step else 0)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """One row each."""
@@ -54,9 +57,7 @@ class Recorder:
         self._probes.write(json.dumps({"step": step, "probe": name, **row}) + "\n")
         self._probes.flush()
         self._board.add_histogram(f"{name}/output", outputs, step)
-        figure = draw_probe(row)
-        self._board.add_figure(f"{name}/curve", figure, step)
-        plt.close(figure)
+        self._board.add_figure(f"{name}/curve", draw_probe(row), step)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each file, all of them on disk."""
@@ -90,7 +91,7 @@ def examine(
         at_inputs = probe.curve(before, inputs.to(like.device, like.dtype)).double().cpu()
     scalars = {
         "mean": float(outputs.mean()),
-        "std": float(outputs.std()),
+        "std": float(outputs.std(correction=0)),
         "moved": float((outputs - at_inputs).abs().mean()),
     }
     row = {
@@ -116,7 +117,9 @@ def _histogram(values: torch.Tensor) -> dict[str, list[float]]:
 
 def draw_probe(row: Mapping[str, Any]) -> Figure:
     """The curve over its input, the one at the start of training, and where the batch lies."""
-    figure, axis = plt.subplots(figsize=(5, 3.2))
+    figure = Figure(figsize=(5, 3.2))
+    FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
+    axis = figure.subplots()
     figure.subplots_adjust(left=0.13, bottom=0.16, right=0.97, top=0.96)  # a layout engine takes longer than the rest
     density = axis.twinx()
     edges, counts = row["inputs"]["edges"], row["inputs"]["counts"]

@@ -21,11 +21,11 @@ from metarl.bilevel import Batches, Tree
 class BC:
     """Behaviour cloning."""
 
-    hidden: tuple[int, ...] = option((256, 256), "widths of the policy's hidden layers")
+    hidden: tuple[int, ...] = option((256, 256), "widths of the policy's hidden layers", least=1)
     optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=1e-3), help="of the policy", group="metarl.optimizers"
     )
-    batch_size: int = option(256, "transitions in a batch")
+    batch_size: int = option(256, "transitions in a batch", least=1)
     normalize: bool = option(True, "observations as (s - mean) / (std + 1e-3) of the training data")
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:

@@ -36,15 +36,15 @@ class TD3BC:
     tau: float = option(0.005, "rate at which targets follow")
     policy_noise: float = option(0.2, "sigma of target smoothing, in units of the largest action")
     noise_clip: float = option(0.5, "c of target smoothing, in units of the largest action")
-    policy_every: int = option(2, "critic steps to one of the policy and the targets")
-    hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics")
+    policy_every: int = option(2, "critic steps to one of the policy and the targets", least=1)
+    hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
     actor_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the policy", group="metarl.optimizers"
     )
     critic_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the critics", group="metarl.optimizers"
     )
-    batch_size: int = option(256, "transitions in a batch")
+    batch_size: int = option(256, "transitions in a batch", least=1)
     normalize: bool = option(True, "observations as (s - mean) / (std + 1e-3) of the training data")
 
     presets: ClassVar[Mapping[str, Mapping]] = {

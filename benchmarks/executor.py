@@ -102,7 +102,7 @@ class LocalExecutor:
     Args:
         root: where run folders lie.
         jobs: processes at a time; by default one per core.
-        beside: a folder that children may import `module:Class` from.
+        beside: where components named `module:Class` lie.
     """
 
     def __init__(self, root: Path, jobs: int | None = None, beside: Path | None = None) -> None:
@@ -142,10 +142,8 @@ class LocalExecutor:
     def _start(self, job: Job, events: queue.SimpleQueue) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "metarl", "train", str(job.config)]
         command += ["--seed", str(job.seed), "--root", str(self.root), "--progress", "lines"]
+        command += ["--beside", str(self.beside)] if self.beside is not None else []
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        if self.beside is not None:
-            paths = [str(self.beside.resolve()), environment.get("PYTHONPATH", "")]
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches this process alone, which then stops its children in order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from benchmarks.results import Cell, Results, Run
 
@@ -207,6 +208,9 @@ def hypergradients(results: Results, column: str) -> Figure | None:
             _mean_line(axis, [line for line in lines if line[0]], colour[cell.row], label, geometric=True)
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+        low, high = axis.get_ylim()
+        wide = math.log10(high / low) >= 1  # else no power of ten may be in sight
+        axis.yaxis.set_minor_formatter(NullFormatter() if wide else FuncFormatter(lambda value, _: f"{value:.0e}"))
         axis.set_ylabel("norm of the hypergradient")
         _steps_axis(axis)
     return figure

@@ -38,6 +38,9 @@ def train(
     overrides: Overrides = None,
     root: Root = Path("runs"),
     seed: Annotated[int | None, typer.Option(help="Only this seed; by default all of `seeds`, in turn.")] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Where components named module:Class lie; by default beside the file.")
+    ] = None,
     progress: Shown = "auto",
 ) -> None:
     """Train an experiment; started again, it goes on where it stopped."""
@@ -50,10 +53,13 @@ def train(
     torch.set_num_threads(1)
     if progress not in ("auto", "bar", "lines", "none"):
         raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
-    experiment = config.load(file, overrides or [])
+    if seed is not None and seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, not {seed}")
+    beside = beside or file.parent
+    experiment = config.load(file, overrides or [], beside)
     for one in experiment.seeds if seed is None else (seed,):
         try:
-            folder = offline.train(experiment, one, root, reporter(progress), beside=file.parent)  # type: ignore[arg-type]
+            folder = offline.train(experiment, one, root, reporter(progress), beside=beside)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
             raise typer.Exit(130) from None

@@ -21,7 +21,14 @@ from metarl import registry
 from metarl.errors import ConfigError, nearest
 
 
-def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, group: str | None = None) -> Any:
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    factory: Any = MISSING,
+    group: str | None = None,
+    least: float | None = None,
+) -> Any:
     """A dataclass field with its help text beside it.
 
     Args:
@@ -29,8 +36,9 @@ def option(default: Any = MISSING, help: str = "", *, factory: Any = MISSING, gr
         help: one line for `metarl list NAME`.
         factory: makes the default, where it is mutable or a component.
         group: the entry-point group, where the field holds a component (`metarl.optimizers`).
+        least: the smallest number allowed, of every entry where the field holds several.
     """
-    metadata = {"help": help} | ({"group": group} if group else {})
+    metadata = {"help": help} | ({"group": group} if group else {}) | ({} if least is None else {"least": least})
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -61,9 +69,9 @@ def component(
     preset = settings.pop("preset", None)
     if preset is not None:
         presets = getattr(target, "presets", {})
-        if preset not in presets:
+        if not isinstance(preset, str) or preset not in presets:
             raise ConfigError(
-                f"{where}: {key}.preset: {kind} {name!r} has no preset {preset!r}.{nearest(preset, presets)}"
+                f"{where}: {key}.preset: {kind} {name!r} has no preset {preset!r}.{nearest(str(preset), presets)}"
             )
         settings = overlay(presets[preset], settings)
     schema = schema_of(target)
@@ -71,6 +79,8 @@ def component(
     for f in dataclasses.fields(schema):
         if "group" in f.metadata:
             inner_default = plain_component(_default(f))
+            if _default(f) is MISSING and f.name not in settings:
+                raise ConfigError(f"{where}: '{key}.{f.name}' is missing")
             value = settings.pop(f.name, inner_default)
             if value is None:
                 nested[f.name] = (None, None)
@@ -102,8 +112,8 @@ def schema_of(target: Any) -> type:
 
 
 def plain_component(built: Any) -> dict[str, Any] | None:
-    """The plain form of a built optimiser; None for None."""
-    if built is None:
+    """The plain form of a built optimiser; None for None, or where there is no default."""
+    if built is None or built is MISSING:
         return None
     return {"name": built.name, **built.hparams}
 
@@ -142,11 +152,25 @@ def merge(schema: type, node: Any, where: str, key: str, without: tuple[str, ...
     structured = OmegaConf.structured(dataclasses.make_dataclass(schema.__name__, fields))
     try:
         merged = OmegaConf.merge(structured, OmegaConf.create(dict(node)))
-        return typing.cast(dict, OmegaConf.to_container(merged, resolve=True, throw_on_missing=True))
+        plain = typing.cast(dict, OmegaConf.to_container(merged, resolve=True, throw_on_missing=True))
     except ConfigKeyError as error:
         raise ConfigError(f"{where}: unknown key '{prefix}{error.full_key}'.{_suggestion(error)}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {prefix}{error.full_key}: {first_line(error)}") from error
+    _check_least(schema, plain, where, prefix)
+    return plain
+
+
+def _check_least(schema: type, plain: Mapping[str, Any], where: str, prefix: str) -> None:
+    hints = typing.get_type_hints(schema)
+    for f in dataclasses.fields(schema):
+        value = plain.get(f.name)
+        if dataclasses.is_dataclass(hints[f.name]) and isinstance(value, Mapping):
+            _check_least(typing.cast(type, hints[f.name]), value, where, f"{prefix}{f.name}.")
+        least = f.metadata.get("least")
+        values = value if isinstance(value, list | tuple) else [value]
+        if least is not None and any(v is not None and not v >= least for v in values):
+            raise ConfigError(f"{where}: {prefix}{f.name} must be at least {least}, not {value}")
 
 
 def _again(f: dataclasses.Field) -> Any:
@@ -175,9 +199,9 @@ def overlay(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        if isinstance(below, str) and isinstance(value, Mapping):
+        if isinstance(below, str) and isinstance(value, Mapping) and key in ("algorithm", "objective"):
             below = {"name": below}
-        elif isinstance(value, str) and isinstance(below, Mapping):
+        elif isinstance(value, str) and isinstance(below, Mapping) and "name" in below:
             value = {"name": value}
         if isinstance(value, Mapping) and isinstance(below, Mapping) and not _renamed(below, value):
             merged[key] = overlay(below, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -92,14 +93,16 @@ TOP_LEVEL = ("algorithm", "objective", "data", *(f.name for f in dataclasses.fie
 # -- reading ---------------------------------------------------------------------------------------------------
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+def load(path: str | Path, overrides: Sequence[str] = (), beside: Path | None = None) -> Experiment:
     """The experiment that a YAML file, the `base:` files it names, and `key=value` arguments describe.
+
+    Components named `module:Class` are looked for in `beside`, by default the file's folder.
 
     Raises:
         ConfigError: names the file, the key and the nearest valid one.
     """
     path = Path(path)
-    return build(read(path, overrides), where=str(path), folder=path.parent)
+    return build(read(path, overrides), where=str(path), folder=beside or path.parent)
 
 
 def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -135,7 +138,10 @@ def _merge_files(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     own = _plain(loaded)
     base = own.pop("base", None) or []
     merged: dict[str, Any] = {}
-    for name in [base] if isinstance(base, str) else base:
+    names = [base] if isinstance(base, str) else base
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: base must name a YAML file, or a list of them, not {base!r}")
+    for name in names:
         merged = overlay(merged, _merge_files(path.parent / name, (*above, path)))
     return overlay(merged, own)
 
@@ -182,6 +188,8 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     for key, value in (("evaluation.every", evaluation.every), ("checkpoint.every", save_every)):
         if value % log_every:
             raise ConfigError(f"{where}: {key} ({value}) must be a multiple of log_every ({log_every})")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", plain["name"]):
+        raise ConfigError(f"{where}: name {plain['name']!r} names a folder; use letters, digits, '.', '-' and '_' only")
     seeds = tuple(plain["seeds"])
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"{where}: seeds must be different numbers from 0 up, not {list(seeds)}")

@@ -46,7 +46,7 @@ from metarl.errors import ConfigError, nearest
 class GuidingNet:
     """B_w: the signal of one sample to its degree of constraint."""
 
-    hidden: tuple[int, ...] = option((100,), "widths of the hidden layers (Table VIII: 1-100-1)")
+    hidden: tuple[int, ...] = option((100,), "widths of the hidden layers (Table VIII: 1-100-1)", least=1)
     activation: Literal["relu", "sigmoid", "tanh", "softplus", "silu"] = option(
         "relu", "between layers; Table VIII says only 'Sigmoid', which may mean this one too"
     )
@@ -57,7 +57,9 @@ class GuidingNet:
 class GORL:
     """A learned degree of constraint per sample, guided by a few expert tuples."""
 
-    every: int = option(500, "gradient steps between updates of the guiding network; a multiple of the policy's")
+    every: int = option(
+        500, "gradient steps between updates of the guiding network; a multiple of the policy's", least=1
+    )
     net: GuidingNet = option(factory=GuidingNet, help="the guiding network")
     optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=1e-5, eps=1e-12),
@@ -69,9 +71,9 @@ class GORL:
         help="of the virtual step (Eq. 3: a_D); null carries the policy's own optimiser and its moments",
         group="metarl.optimizers",
     )
-    steps: int = option(1, "virtual steps")
+    steps: int = option(1, "virtual steps", least=1)
     backend: Literal["native", "torchopt", "higher"] = option("native", "library that rolls the virtual steps")
-    batch_size: int = option(20, "expert tuples in a batch (Table VIII)")
+    batch_size: int = option(20, "expert tuples in a batch (Table VIII)", least=1)
     improvement: Literal["base", "literal"] = option(
         "base", "Q as the base algorithm scales it, or as Eq. 2 prints it, without a factor"
     )

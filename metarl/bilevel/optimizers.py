@@ -85,6 +85,7 @@ def adam(
     `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`,
     `p <- p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
     """
+    _check_betas(b1=b1, b2=b2)
     hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
 
     def update(grads: Any, state: AdamState, *, params: Any = None, inplace: bool = False) -> tuple:
@@ -97,6 +98,7 @@ def adamw(
     lr: float | Tensor, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): Adam's step with `- lr weight_decay p` beside it."""
+    _check_betas(b1=b1, b2=b2)
     hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
 
     def update(grads: Any, state: AdamState, *, params: Any = None, inplace: bool = False) -> tuple:
@@ -106,6 +108,12 @@ def adamw(
         return _map(lambda u, p: u - lr * weight_decay * p, updates, params), state
 
     return Optimizer("adamw", hparams, _adam_init, update, adaptive=True)
+
+
+def _check_betas(**betas: float) -> None:
+    for name, value in betas.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must lie in [0, 1), not {value}")
 
 
 def _adam_init(params: Any) -> AdamState:
@@ -122,8 +130,8 @@ def _adam_step(
 ) -> tuple[Any, AdamState]:
     count = state.count + 1
     # 1 - b^t without a float ** Tensor, which torch.func cannot trace, and without cancellation.
-    bias1 = -torch.expm1(count * math.log(b1)) if b1 else torch.ones_like(count)
-    bias2_root = (-torch.expm1(count * math.log(b2))).sqrt()
+    bias1, bias2 = (-torch.expm1(count * math.log(b)) if b else torch.ones_like(count) for b in (b1, b2))
+    bias2_root = bias2.sqrt()
     mu = _map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
     nu = _map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.nu, grads)
 

@@ -189,7 +189,7 @@ def save_minari(
             figures={"behaviours": mixture, **made.figures, **card.figures},
         )
         write_card(staged / CARD, card)
-        _publish(staged, target, dataset_id, staging)
+        _publish(staged, target, dataset_id, staging, overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return card
@@ -369,13 +369,20 @@ def _minari_root(folder: Path) -> Iterator[None]:
                 os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _publish(staged: Path, target: Path, dataset_id: str, staging: Path) -> None:
+def _publish(staged: Path, target: Path, dataset_id: str, staging: Path, overwrite: bool) -> None:
     namespace = dataset_id.rpartition("/")[0]
     if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
-    if target.exists():
-        os.replace(target, staging / ".replaced")
-    os.rename(staged, target)
+        with contextlib.suppress(ValueError):  # another process has just made it
+            create_namespace(namespace)
+    replaced = staging / ".replaced"
+    if overwrite and target.exists():
+        os.rename(target, replaced)
+    try:
+        os.rename(staged, target)
+    except OSError as error:
+        if replaced.exists():
+            os.rename(replaced, target)
+        raise DataError(f"dataset {dataset_id!r} cannot be put at {target} ({error.strerror}).") from error
 
 
 def _content_key(folder: Path) -> str:

@@ -223,7 +223,7 @@ class _Run:
             if update.inners:
                 now, start = (s.tree[update.params] for s in (self.state, self.setup.start))
                 self.pending[f"{name}/params_moved"] = norm({k: v - start[k] for k, v in now.items()})
-        values = checkpoints.as_float(self.pending)
+        values = checkpoints.as_float(dict(sorted(self.pending.items())))
         self.pending = {}
         self._check_flags()
         self.recorder.scalars(self.step, values)

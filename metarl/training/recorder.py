@@ -35,8 +35,8 @@ class Recorder:
             path.touch()
             if path.stat().st_size < sizes.get(path.name, 0):
                 raise CheckpointError(
-                    f"{path} is shorter than at the checkpoint of step {step:,}: it was edited or removed. Bring it back, or "
-                    f"move the folder {folder.path} away to start the run again"
+                    f"{path} is shorter than at the checkpoint of step {step:,}: it was edited or removed. Bring it "
+                    f"back, or move the folder {folder.path} away to start the run again"
                 )
             os.truncate(path, sizes.get(path.name, 0))
             self._files[path.name] = path.open("a", encoding="utf-8")

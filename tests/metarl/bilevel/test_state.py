@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from algorithms.td3_bc import TD3BC
 from metarl import adam, momentum, sgd
-from metarl.bilevel.state import finite
+from metarl.bilevel.state import TrainState, finite
 from objectives.gorl import GORL, GuidingNet
 
 BASE = {"hidden": (6,), "batch_size": 8, "critic_optimizer": adam(1e-2)}
@@ -106,5 +106,6 @@ def test_two_thousand_outer_steps_grow_no_memory(gorl, draw):
 
 
 def test_finite_reads_every_group():
-    tree = {"a": {"x": torch.ones(2)}, "b": {"y": torch.tensor([1.0, float("nan")])}}
-    assert finite(tree) == {"a": True, "b": False}
+    tree = {"a": {"x": torch.ones(2)}, "b": {"y": torch.tensor([1.0, float("nan")])}, "c": {"z": torch.ones(1)}}
+    opt = {"a": (torch.zeros(1),), "c": {"nu": torch.tensor(float("inf"))}}
+    assert finite(TrainState(tree, opt, {})) == {"a": True, "b": False, "c": False}

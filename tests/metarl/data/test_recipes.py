@@ -137,12 +137,12 @@ def test_a_made_dataset_is_a_plain_minari_dataset_with_a_card(minari_root):
     assert str(minari_root) not in json.dumps(card)
 
 
-def test_what_is_there_is_left_alone_unless_forced(monkeypatch):
+def test_what_is_there_is_left_alone_unless_forced():
     first = make_dataset("pendulum/random", 400)
-    monkeypatch.setattr(Pendulum, "make", lambda *args: pytest.fail("made again"))
-    again = make_dataset("pendulum/random", 400)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pendulum, "make", lambda *args: pytest.fail("made again"))
+        again = make_dataset("pendulum/random", 400)
     assert again.existed and again.transitions.card == first.transitions.card
-    monkeypatch.undo()
     assert not make_dataset("pendulum/random", 400, force=True).existed
 
 

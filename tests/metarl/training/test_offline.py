@@ -2,19 +2,32 @@
 
 import json
 import random
-import shutil
 import signal
 import subprocess
 
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metarl import config
+from algorithms.td3_bc import TD3BC
+from metarl import Update, config, nn, sgd
 from metarl.data import transitions
 from metarl.errors import CheckpointError, ConfigError, DataError, DatasetUnavailable, NonFiniteError, UserError
 from metarl.training import checkpoints, offline
 from metarl.training.folder import RunFolder
+from metarl.training.progress import Silent
+from metarl.training.streams import Streams
+
+
+class Listener(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
 
 
 def contents(folder):
@@ -59,7 +72,7 @@ def test_same_seed_same_bits_and_another_seed_others(run):
 
 def test_killed_three_times_it_ends_with_the_same_bits(run, command, tmp_path):
     whole = contents(run())
-    rng = random.Random(0)
+    rng, codes = random.Random(0), []
     for _ in range(3):
         child = subprocess.Popen(
             [*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -68,8 +81,9 @@ def test_killed_three_times_it_ends_with_the_same_bits(run, command, tmp_path):
         for line in child.stdout:
             if json.loads(line).get("done", 0) >= stop_at:
                 child.send_signal(signal.SIGKILL)
-        assert child.wait() in (-signal.SIGKILL, 0)
+        codes.append(child.wait())
         child.stdout.close()
+    assert codes.count(-signal.SIGKILL) >= 2
     subprocess.run([*command, str(tmp_path / "killed")], check=True, capture_output=True)
     (killed,) = (tmp_path / "killed").glob("small-*/0")
     assert contents(killed) == whole
@@ -117,17 +131,9 @@ def test_a_corrupt_checkpoint_costs_only_the_steps_since_the_previous_one(run, t
     whole = contents(run(root="whole"))
     folder = run(root="hurt")
     (folder / "checkpoint" / "step-000000060" / "tensors.safetensors").write_bytes(b"nonsense")
-    said = []
-
-    class Listener(offline.Reporter):
-        def start(self, *args): ...
-        def update(self, *args, **figures): ...
-        def stop(self): ...
-        def say(self, text):
-            said.append(text)
-
-    assert contents(run(root="hurt", reporter=Listener())) == whole
-    assert "step-000000060 is corrupt" in said[0] and "going on from step 40" in said[1]
+    listener = Listener()
+    assert contents(run(root="hurt", reporter=listener)) == whole
+    assert "step-000000060 is corrupt" in listener.said[0] and "going on from step 40" in listener.said[1]
 
 
 def test_all_checkpoints_corrupt_stops_before_anything_is_overwritten(run):
@@ -157,7 +163,7 @@ def test_other_data_under_the_same_name_is_refused(run, monkeypatch):
         return loaded.sample_tuples(900, torch.Generator().manual_seed(1)) if role == "train" else loaded
 
     monkeypatch.setattr(offline.data, "load", other)
-    with pytest.raises(DataError, match=r"data\.train is not what .* was trained on"):
+    with pytest.raises(DataError, match=r"data\.train has changed since this run was begun"):
         run()
 
 
@@ -167,15 +173,155 @@ def test_two_processes_cannot_train_one_run(run, yaml, tmp_path):
         run()
 
 
-def test_a_loss_that_becomes_infinite_stops_the_run_and_keeps_the_last_checkpoint(run, tmp_path):
-    run("steps=20", "algorithm.critic_optimizer={name: sgd, lr: 0.01}")
+def poisoned(monkeypatch, step, column, value):
+    """From `step` on, one number of every training batch is `value`."""
+    real = Streams.batches
+
+    def batches(self, at):
+        drawn = real(self, at)
+        if at >= step:
+            drawn["train"] = {**drawn["train"], column: drawn["train"][column].clone()}
+            drawn["train"][column].view(-1)[0] = value
+        return drawn
+
+    monkeypatch.setattr(Streams, "batches", batches)
+
+
+def test_numbers_that_become_infinite_stop_the_run_and_keep_what_was_saved(run, monkeypatch, tmp_path):
+    poisoned(monkeypatch, 25, "reward", float("inf"))
+    with pytest.raises(NonFiniteError, match=r"critic.*NaN or infinite at or before step 25; what was saved before is"):
+        run()
     (folder,) = (tmp_path / "runs").glob("small-*/0")
-    with pytest.raises(
-        NonFiniteError, match=r"critic.*NaN or infinite at or before step \d+; the last checkpoint is kept"
-    ):
-        run("algorithm.critic_optimizer={name: sgd, lr: 1e30}")
-    shutil.rmtree(folder / "tensorboard")
     assert checkpoints.load_newest(folder / "checkpoint", pytest.fail).step == 20
+    monkeypatch.undo()
+    assert contents(run()) == contents(run(root="whole"))
+
+
+def test_flags_are_read_before_every_checkpoint(run, monkeypatch, tmp_path):
+    poisoned(monkeypatch, 38, "reward", float("nan"))
+    with pytest.raises(NonFiniteError, match="at or before step 40"):
+        run("log_every=20")
+    (folder,) = (tmp_path / "runs").glob("small-*/0")
+    assert checkpoints.load_newest(folder / "checkpoint", pytest.fail).step == 20
+    with pytest.raises(NonFiniteError):
+        run("log_every=20", "evaluation.every=40", "checkpoint.every=20", "steps=39", root="last")
+    assert not list((tmp_path / "last").glob("small-*/0/checkpoint/*39"))
+
+
+def test_a_hypergradient_that_stays_zero_warns_then_stops(run, monkeypatch):
+    monkeypatch.setattr(offline, "ZERO_WARN", 3)
+    monkeypatch.setattr(offline, "ZERO_STOP", 12)
+    listener = Listener()
+    with pytest.raises(UserError, match="'guiding_network' was exactly zero 12 times in a row; it learns nothing"):
+        run("objective.virtual={name: sgd, lr: 0.0}", reporter=listener, root="zero")
+    assert [text for text in listener.said if "exactly zero" in text] == [
+        "warning: the hypergradient of 'guiding_network' was exactly zero 5 times in a row"
+    ]
+
+
+def test_a_parameter_that_reaches_no_loss_is_found_before_anything_is_written(run, monkeypatch, tmp_path):
+    real = TD3BC.build
+
+    def build(self, spec, generator):
+        learner = real(self, spec, generator).with_modules(lost=nn.Linear(1, 1, generator))
+        return learner.with_stage_before(
+            "actor", Update("lost", "lost", lambda t, b: b["train"]["obs"].sum(), sgd(1.0))
+        )
+
+    monkeypatch.setattr(TD3BC, "build", build)
+    with pytest.raises(ConfigError, match="'lost' do not reach its loss"):
+        run()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_killed_after_its_last_checkpoint_still_gets_its_result(run, monkeypatch):
+    whole = contents(run(root="whole"))
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(offline, "write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(root="late")
+    monkeypatch.undo()
+    assert contents(run(root="late")) == whole
+
+
+@pytest.mark.parametrize("first", [23, 47])
+def test_a_run_extended_from_off_the_schedule_equals_one_that_went_straight(run, first):
+    folder = run(f"steps={first}", root="grown")
+    assert json.loads((folder / "result.json").read_text())["evaluations"][-1]["step"] == first
+    events = len(list((folder / "tensorboard").iterdir()))
+    run(f"steps={first}", root="grown")
+    assert len(list((folder / "tensorboard").iterdir())) == events
+    assert contents(run(root="grown")) == contents(run(root="whole"))
+
+
+def test_a_metrics_file_that_was_cut_short_is_refused(run):
+    folder = run("steps=40")
+    (folder / "metrics.csv").unlink()
+    with pytest.raises(CheckpointError, match=r"metrics\.csv is shorter than at the checkpoint of step 40"):
+        run()
+
+
+def test_a_plug_in_that_has_changed_is_refused(run, yaml):
+    plugin = yaml.with_name("mine.py")
+    plugin.write_text("from objectives.fixed import Fixed\n\n\nclass Mine(Fixed):\n    pass\n")
+    yaml.write_text(yaml.read_text().replace("{name: gorl, preset: quick, batch_size: 5}", "{name: 'mine:Mine'}"))
+    run("steps=20")
+    plugin.write_text(plugin.read_text() + "# changed\n")
+    with pytest.raises(ConfigError, match=r"the file of 'mine:Mine' has changed since this run was begun"):
+        run()
+
+
+def test_what_the_meta_signals_say(run):
+    folder = run()
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
+    values = {(int(step), name): float(value) for step, name, value in rows}
+    states = {
+        step: checkpoints.unflatten(
+            offline.prepare(RunFolder(folder).experiment(), 0).start.tree,
+            {
+                k.removeprefix("tree/"): v
+                for k, v in checkpoints._load(folder / "checkpoint" / f"step-{step:09d}").tensors.items()
+                if k.startswith("tree/")
+            },
+            "",
+        )
+        for step in (40, 60)
+    }
+    setup = offline.prepare(RunFolder(folder).experiment(), 0)
+    for step, tree in states.items():
+        now, start = tree["guiding_network"], setup.start.tree["guiding_network"]
+        moved = sum(float((now[k] - start[k]).double().square().sum()) for k in now) ** 0.5
+        assert values[step, "guiding_network/params_moved"] == pytest.approx(moved, rel=1e-4) and moved > 0
+        probe = setup.learner.probes["guiding_network"]
+        signal, b = probe.sample(tree, setup.streams.batches(step))
+        before = probe.curve(setup.start.tree, signal)
+        assert values[step, "guiding_network/output_moved"] == pytest.approx(float((b - before).abs().mean()), rel=1e-4)
+        assert values[step, "guiding_network/output_mean"] == pytest.approx(float(b.mean()), rel=1e-5)
+    evaluation = json.loads((folder / "result.json").read_text())["evaluations"][-1]["returns"]
+    assert values[60, "evaluation/return_std"] == pytest.approx(float(np.std(evaluation)))
+
+
+def test_tensorboard_holds_each_step_once_after_a_kill(run, monkeypatch):
+    real = offline._Run._advance
+
+    def die_at_13(self):
+        real(self)
+        if self.step == 13:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(offline._Run, "_advance", die_at_13)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.undo()
+    folder = run()
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "histograms": 0})
+    events.Reload()
+    assert [e.step for e in events.Scalars("critic/loss")] == list(range(5, 61, 5))
+    assert [e.step for e in events.Images("guiding_network/curve")] == [0, 20, 40, 60]
+    assert [e.step for e in events.Histograms("guiding_network/output")] == [0, 20, 40, 60]
 
 
 def test_missing_and_misfitting_data(run, yaml, tmp_path):

@@ -75,5 +75,5 @@ def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], su
 
 def _command(text: str) -> str:
     """The command that an error tells the user to run; the whole text where there is none."""
-    found = re.search(r"run: (metarl .+)$", text)
+    found = re.search(r"run: (.+)$", text)
     return found.group(1) if found else text

@@ -16,6 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metarl import registry
 from metarl.component import component, first_line, merge, option, overlay
 from metarl.data.sources import DataSource
 from metarl.errors import ConfigError, nearest
@@ -134,7 +135,7 @@ def _merge_files(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
     if not isinstance(loaded, DictConfig):
-        raise ConfigError(f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: td3_bc}}'")
+        raise ConfigError(f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: ...}}'")
     own = _plain(loaded)
     base = own.pop("base", None) or []
     merged: dict[str, Any] = {}
@@ -159,7 +160,8 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         if key not in TOP_LEVEL:
             raise ConfigError(f"{where}: unknown key {key!r}.{nearest(str(key), TOP_LEVEL)}")
     if raw.get("algorithm") is None:
-        raise ConfigError(f"{where}: 'algorithm' is missing; add, for example, 'algorithm: {{name: td3_bc}}'")
+        names = registry.names("metarl.algorithms")
+        raise ConfigError(f"{where}: 'algorithm' is missing; add 'algorithm: {{name: ...}}'.{nearest('', names)}")
     plain = merge(_Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, "")
     algorithm, algorithm_plain = component("metarl.algorithms", raw["algorithm"], where, "algorithm", folder)
     objective = raw.get("objective") or []
@@ -170,7 +172,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     ]
     data = {role: merge(DataSource, node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
     if "train" not in data:
-        raise ConfigError(f"{where}: 'data.train' is missing; add, for example, 'train: {{recipe: pendulum/medium}}'")
+        raise ConfigError(f"{where}: 'data.train' is missing; add 'train: {{recipe: ...}}' (see `metarl data list`)")
     evaluation = Evaluation(**plain["evaluation"])
     log_every = plain["log_every"] or max(1, evaluation.every // 5)
     save_every = plain["checkpoint"]["every"] or evaluation.every

@@ -228,7 +228,7 @@ class Learner:
         if self.policy is None:
             raise ConfigError(
                 f"objective {objective}: this algorithm exposes no policy improvement and constraint to hook on; "
-                "choose one that does, such as td3_bc"
+                "choose one that does"
             )
         return self.policy
 

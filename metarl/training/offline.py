@@ -348,7 +348,7 @@ def _load_role(
         raise ConfigError(
             f"{experiment.where}: the experiment needs data.{role.source} (role {name!r}), and has "
             f"{', '.join(experiment.data)}; add, for example, "
-            f"'{role.source}: {{recipe: pendulum/expert, tuples: 200}}' under data"
+            f"'{role.source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
         )
     found = data.load(experiment.data[role.source], generator(seed, "data", role.source), role.source, folder=beside)
     ours, theirs = loaded["train"].layout, found.layout

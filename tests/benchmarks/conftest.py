@@ -43,15 +43,23 @@ class Mine(BC):
 Metarl = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """pendulum/medium and pendulum/expert of 600 transitions, in a Minari root of this session."""
     root = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root))
         for level in ("medium", "expert"):
             make_dataset(f"pendulum/{level}", 600)
-        yield root
+    return root
+
+
+@pytest.fixture(autouse=True)
+def datasets(made: Path) -> Iterator[Path]:
+    """That root for every test here, whatever other folders' tests have set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(made))
+        yield made
 
 
 @pytest.fixture(scope="session")
@@ -73,13 +81,17 @@ def metarl() -> Metarl:
 
 
 @pytest.fixture(scope="session")
-def bench(tmp_path_factory: pytest.TempPathFactory, metarl: Metarl) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def bench(
+    made: Path, tmp_path_factory: pytest.TempPathFactory, metarl: Metarl
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """The folder where the suite ran (own/suite.yaml and runs/small lie in it), and what the command printed."""
     folder = tmp_path_factory.mktemp("bench")
     (folder / "own").mkdir()
     (folder / "own" / "suite.yaml").write_text(SUITE)
     (folder / "own" / "mine.py").write_text(MINE)
-    return folder, metarl(folder, "bench", "own/suite.yaml", expect=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(made))
+        return folder, metarl(folder, "bench", "own/suite.yaml", expect=1)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -28,19 +27,23 @@ evaluation: {every: 20, episodes: 2}
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def datasets(tmp_path_factory):
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
     """pendulum/medium and pendulum/expert of 1,000 transitions, in a Minari root of this session."""
     root = tmp_path_factory.mktemp("datasets")
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    os.environ["MINARI_DATASETS_PATH"] = str(root)
-    for level in ("medium", "expert"):
-        make_dataset(f"pendulum/{level}", 1000)
-    yield root
-    if before is None:
-        del os.environ["MINARI_DATASETS_PATH"]
-    else:
-        os.environ["MINARI_DATASETS_PATH"] = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        for level in ("medium", "expert"):
+            make_dataset(f"pendulum/{level}", 1000)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def datasets(made):
+    """That root for every test here, whatever other folders' tests have set; `monkeypatch.undo()` leaves it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(made))
+        yield made
 
 
 @pytest.fixture

@@ -76,12 +76,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
 ) -> None:
     """Evaluate a run's newest policy in a new environment."""
+    import torch
+
     from metarl.envs import make_env
     from metarl.training.evaluation import Evaluator
     from metarl.training.offline import load_policy
 
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, not {episodes}")
+    torch.set_num_threads(1)
     policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
     evaluator = Evaluator(lambda: make_env(env), episodes, seed)
     result = evaluator(policy, step)

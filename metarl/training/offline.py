@@ -81,7 +81,7 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     """Loads the data and builds the learner; writes nothing."""
     device = resolve_device(experiment.device)
     dtype = _dtype(experiment)
-    train_data = data.load(experiment.data["train"], generator(seed, "data", "train"), "train", folder=beside)
+    train_data = _load(experiment, "train", seed, beside)
     env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
     if env is None:
         raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
@@ -334,6 +334,13 @@ def _restore(
     return state, Statistics.from_dict(parts["statistics"]) if parts["statistics"] else None, pending
 
 
+def _load(experiment: Experiment, source: str, seed: int, beside: Path | None) -> Transitions:
+    try:
+        return data.load(experiment.data[source], generator(seed, "data", source), source, folder=beside)
+    except DataError as error:
+        raise type(error)(f"{experiment.where}: {error}") from error
+
+
 def _load_role(
     experiment: Experiment,
     name: str,
@@ -350,12 +357,19 @@ def _load_role(
             f"{', '.join(experiment.data)}; add, for example, "
             f"'{role.source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
         )
-    found = data.load(experiment.data[role.source], generator(seed, "data", role.source), role.source, folder=beside)
+    found = _load(experiment, role.source, seed, beside)
     ours, theirs = loaded["train"].layout, found.layout
     if ours != theirs:
         raise DataError(
-            f"data.{role.source} has observations of {theirs.obs_dim} and actions of {theirs.action_dim} numbers, "
+            f"{experiment.where}: data.{role.source} has observations of {theirs.obs_dim} and actions of "
+            f"{theirs.action_dim} numbers, "
             f"data.train {ours.obs_dim} and {ours.action_dim}; both must come from one environment"
+        )
+    environments = loaded["train"].card.env_id, found.card.env_id
+    if None not in environments and len(set(environments)) > 1:
+        raise DataError(
+            f"{experiment.where}: data.{role.source} comes from {environments[1]}, data.train from {environments[0]}; "
+            "both must come from one environment"
         )
     return {role.source: found}
 

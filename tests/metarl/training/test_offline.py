@@ -1,5 +1,6 @@
 """The offline loop: same numbers again, after a kill, and further on; loud when something is wrong."""
 
+import dataclasses
 import json
 import random
 import signal
@@ -325,7 +326,7 @@ def test_tensorboard_holds_each_step_once_after_a_kill(run, monkeypatch):
 
 
 def test_missing_and_misfitting_data(run, yaml, tmp_path):
-    with pytest.raises(DatasetUnavailable, match=r"data\.train.*metarl data make pendulum/medium"):
+    with pytest.raises(DatasetUnavailable, match=r"experiment\.yaml: data\.train.*metarl data make pendulum/medium"):
         run("data.train.size=800")
     yaml.write_text(yaml.read_text().replace("  guide:", "  giude:"))
     with pytest.raises(ConfigError, match=r"needs data\.guide .* and has train, giude"):
@@ -354,6 +355,19 @@ def test_guide_data_of_another_shape(run, monkeypatch):
 
     monkeypatch.setattr(offline.data, "load", other)
     with pytest.raises(DataError, match=r"data\.guide has observations of 6 .* data\.train 3"):
+        run()
+
+
+def test_guide_data_of_another_environment(run, monkeypatch):
+    real = offline.data.load
+
+    def other(source, generator, role, folder=None):
+        loaded = real(source, generator, role, folder=folder)
+        card = dataclasses.replace(loaded.card, env_id="Elsewhere-v0")
+        return dataclasses.replace(loaded, card=card) if role == "guide" else loaded
+
+    monkeypatch.setattr(offline.data, "load", other)
+    with pytest.raises(DataError, match=r"data\.guide comes from Elsewhere-v0, data\.train from Pendulum-v1"):
         run()
 
 

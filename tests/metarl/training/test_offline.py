@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from algorithms.td3_bc import TD3BC
-from metarl import Update, config, nn, sgd
+from metarl import Learner, Update, config, nn, sgd
 from metarl.data import transitions
 from metarl.errors import CheckpointError, ConfigError, DataError, DatasetUnavailable, NonFiniteError, UserError
 from metarl.training import checkpoints, offline
@@ -198,6 +198,19 @@ def test_numbers_that_become_infinite_stop_the_run_and_keep_what_was_saved(run, 
     assert contents(run()) == contents(run(root="whole"))
 
 
+def test_a_parameter_that_becomes_nan_is_seen_though_no_loss_is(run, monkeypatch):
+    real = Learner.step
+
+    def step(self, state, batches, due, donate=False):
+        state, metrics = real(self, state, batches, due, donate)
+        target = {k: v * float("nan") for k, v in state.tree["critic_target"].items()}
+        return state.with_params("critic_target", target), metrics
+
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(NonFiniteError, match=r"critic_target became NaN .* at or before step 1;"):
+        run("log_every=1")
+
+
 def test_flags_are_read_before_every_checkpoint(run, monkeypatch, tmp_path):
     poisoned(monkeypatch, 38, "reward", float("nan"))
     with pytest.raises(NonFiniteError, match="at or before step 40"):
@@ -248,7 +261,8 @@ def test_a_run_killed_after_its_last_checkpoint_still_gets_its_result(run, monke
     assert contents(run(root="late")) == whole
 
 
-@pytest.mark.parametrize("first", [23, 47])
+# After 24, the row of step 25 holds what the policy said at 24.
+@pytest.mark.parametrize("first", [23, 24])
 def test_a_run_extended_from_off_the_schedule_equals_one_that_went_straight(run, first):
     folder = run(f"steps={first}", root="grown")
     assert json.loads((folder / "result.json").read_text())["evaluations"][-1]["step"] == first

@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from torch import Tensor
+from torchopt.base import GradientTransformation
 
 from metarl import registry
 from metarl.errors import ConfigError, nearest
@@ -106,7 +107,8 @@ def schema_of(target: Any) -> type:
         kinds = [t for t in typing.get_args(hint) if t is not Tensor]
         hint = kinds[0] if len(kinds) == 1 and Tensor in typing.get_args(hint) else hint
         default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-        fields.append((parameter.name, hint, option(default)))
+        wraps = isinstance(hint, type) and issubclass(hint, GradientTransformation)
+        fields.append((parameter.name, hint, option(default, group="metarl.optimizers" if wraps else None)))
     fields.sort(key=lambda f: f[2].default is not MISSING)
     return dataclasses.make_dataclass(target.__name__, fields)
 
@@ -115,7 +117,8 @@ def plain_component(built: Any) -> dict[str, Any] | None:
     """The plain form of a built optimiser; None for None, or where there is no default."""
     if built is None or built is MISSING:
         return None
-    return {"name": built.name, **built.hparams}
+    settings = {k: plain_component(v) if isinstance(v, GradientTransformation) else v for k, v in built.hparams.items()}
+    return {"name": built.name, **settings}
 
 
 def describe(target: Callable) -> list[tuple[str, str, str]]:

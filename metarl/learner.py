@@ -56,12 +56,12 @@ class NoiseSpec:
 
     Attributes:
         shape: without the batch axis, which is the size of `role`.
-        role: the role whose size leads the shape.
+        role: the role whose size leads the shape; None where `shape` is all.
         distribution: "normal" (standard) or "uniform" (on [-1, 1]).
     """
 
     shape: tuple[int, ...]
-    role: str = "train"
+    role: str | None = "train"
     distribution: str = "normal"
 
 
@@ -467,11 +467,8 @@ def _missing(update: Update, error: KeyError, tree: Tree, batches: Batches) -> s
 def _identity(optimizer: Any) -> Any:
     """What two Updates of one group must have in common."""
     if isinstance(optimizer, Optimizer):
-        return (
-            optimizer.name,
-            tuple(sorted((k, id(v) if isinstance(v, Tensor) else v) for k, v in optimizer.hparams.items())),
-        )
-    return id(optimizer)
+        return optimizer.name, {name: _identity(value) for name, value in optimizer.hparams.items()}
+    return optimizer if isinstance(optimizer, int | float | str | bool | None) else id(optimizer)
 
 
 __all__ = ["Act", "Learner", "NoiseSpec", "PolicyTerms", "Probe", "Role", "Spec", "Terms"]

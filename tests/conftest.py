@@ -69,7 +69,8 @@ def draw(spec: Spec) -> Callable[..., Batches]:
                 "truncated": (normal(n) > 1.0).to(dtype),
             }
         batches["noise"] = {
-            name: normal(learner.roles[noise.role].size, *noise.shape) for name, noise in learner.noise.items()
+            name: normal(*([] if n.role is None else [learner.roles[n.role].size]), *n.shape)
+            for name, n in learner.noise.items()
         }
         return batches
 

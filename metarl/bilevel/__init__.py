@@ -2,11 +2,22 @@
 
 from metarl.bilevel.autodiff import Params, hold_stop_gradients, stop_gradient, value_and_grad
 from metarl.bilevel.direct import Direct, Polyak, Track
-from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, adam, adamw, momentum, sgd
+from metarl.bilevel.optimizers import (
+    AdamState,
+    MomentumState,
+    Optimizer,
+    RMSpropState,
+    adam,
+    adamw,
+    momentum,
+    rmsprop,
+    sgd,
+)
 from metarl.bilevel.state import TrainState, optimizer_step
 from metarl.bilevel.torch_optim import export_state, import_state
 from metarl.bilevel.unrolled import Unrolled
 from metarl.bilevel.update import Batch, Batches, Estimate, GradientEstimator, Metrics, Tree, Update
+from metarl.bilevel.wrappers import ScheduledState, clip_by_global_norm, cosine_decay, linear_decay
 
 __all__ = [
     "AdamState",
@@ -20,6 +31,8 @@ __all__ = [
     "Optimizer",
     "Params",
     "Polyak",
+    "RMSpropState",
+    "ScheduledState",
     "Track",
     "TrainState",
     "Tree",
@@ -27,11 +40,15 @@ __all__ = [
     "Update",
     "adam",
     "adamw",
+    "clip_by_global_norm",
+    "cosine_decay",
     "export_state",
     "hold_stop_gradients",
     "import_state",
+    "linear_decay",
     "momentum",
     "optimizer_step",
+    "rmsprop",
     "sgd",
     "stop_gradient",
     "value_and_grad",

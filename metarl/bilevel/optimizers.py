@@ -1,8 +1,8 @@
 """Differentiable optimisers as torchopt GradientTransformations, safe to compile, vmap and differentiate.
 
-Each equals one step of its torch.optim namesake. Unlike `torchopt.adam`, `adam` and `adamw` compile under
-torch.func, and their derivative stays finite where a gradient has always been zero (a dead ReLU): there the square
-root of the second moment is differentiated as the constant that it is.
+Each equals one step of its torch.optim namesake. Unlike torchopt's, the adaptive ones compile under torch.func, and
+their derivative stays finite where a gradient has always been zero (a dead ReLU): there the square root of the second
+moment is differentiated as the constant that it is. `wrappers.py` adds clipping and schedules.
 """
 
 from __future__ import annotations
@@ -48,12 +48,19 @@ class AdamState(NamedTuple):
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
 
 
+class RMSpropState(NamedTuple):
+    """`nu`: second moment; `count`: steps taken, a 0-d float64 tensor."""
+
+    nu: Any
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
+
+
 def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:
     """Gradient descent: `p <- p - lr (g + weight_decay p)`."""
 
     def update(grads: Any, state: EmptyState, *, params: Any = None, inplace: bool = False) -> tuple:
         grads = _decayed(grads, params, weight_decay)
-        return _map(lambda g: -lr * g, grads), state
+        return tree_map(lambda g: -lr * g, grads), state
 
     return Optimizer("sgd", {"lr": lr, "weight_decay": weight_decay}, lambda params: EmptyState(), update)
 
@@ -65,13 +72,13 @@ def momentum(lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, 
     """
 
     def init(params: Any) -> MomentumState:
-        return MomentumState(_map(torch.zeros_like, params))
+        return MomentumState(tree_map(torch.zeros_like, params))
 
     def update(grads: Any, state: MomentumState, *, params: Any = None, inplace: bool = False) -> tuple:
         grads = _decayed(grads, params, weight_decay)
-        trace = _map(lambda m, g: momentum * m + g, state.trace, grads)
-        step = _map(lambda g, m: g + momentum * m, grads, trace) if nesterov else trace
-        return _map(lambda m: -lr * m, step), MomentumState(trace)
+        trace = tree_map(lambda m, g: momentum * m + g, state.trace, grads)
+        step = tree_map(lambda g, m: g + momentum * m, grads, trace) if nesterov else trace
+        return tree_map(lambda m: -lr * m, step), MomentumState(trace)
 
     hparams = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     return Optimizer("momentum", hparams, init, update)
@@ -105,9 +112,44 @@ def adamw(
         if params is None:
             raise ValueError("adamw needs params=: its weight decay acts on them")
         updates, state = _adam_step(grads, state, lr, b1, b2, eps)
-        return _map(lambda u, p: u - lr * weight_decay * p, updates, params), state
+        return tree_map(lambda u, p: u - lr * weight_decay * p, updates, params), state
 
     return Optimizer("adamw", hparams, _adam_init, update, adaptive=True)
+
+
+def rmsprop(lr: float | Tensor, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Optimizer:
+    """RMSprop (Tieleman & Hinton 2012, lecture 6.5) as torch.optim.RMSprop computes it.
+
+    `v <- alpha v + (1 - alpha) g^2`, `p <- p - lr g / (sqrt(v) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
+    """
+    _check_betas(alpha=alpha)
+    hparams = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
+
+    def init(params: Any) -> RMSpropState:
+        return RMSpropState(tree_map(torch.zeros_like, params), _zero_count(params))
+
+    def update(grads: Any, state: RMSpropState, *, params: Any = None, inplace: bool = False) -> tuple:
+        grads = _decayed(grads, params, weight_decay)
+        nu = tree_map(lambda v, g: alpha * v + (1 - alpha) * (g * g), state.nu, grads)
+        return tree_map(lambda g, v: -lr * g / (root(v) + eps), grads, nu), RMSpropState(nu, state.count + 1)
+
+    return Optimizer("rmsprop", hparams, init, update, adaptive=True)
+
+
+def first_step_is_sign(state: Any) -> bool:
+    """Whether this is the state of an optimiser whose first step is about lr * sign(gradient)."""
+    return isinstance(_innermost(state), AdamState | RMSpropState)
+
+
+def steps_taken(state: Any) -> Tensor | None:
+    """The steps that a state counts, 0-d float64; None where it counts none."""
+    return getattr(_innermost(state), "count", None) if first_step_is_sign(state) else None
+
+
+def _innermost(state: Any) -> Any:
+    while hasattr(state, "inner"):  # a wrapper's state
+        state = state.inner
+    return state
 
 
 def _check_betas(**betas: float) -> None:
@@ -117,12 +159,11 @@ def _check_betas(**betas: float) -> None:
 
 
 def _adam_init(params: Any) -> AdamState:
-    device = _first(params).device
-    return AdamState(
-        _map(torch.zeros_like, params),
-        _map(torch.zeros_like, params),
-        torch.zeros((), dtype=torch.float64, device=device),
-    )
+    return AdamState(tree_map(torch.zeros_like, params), tree_map(torch.zeros_like, params), _zero_count(params))
+
+
+def _zero_count(params: Any) -> Tensor:
+    return torch.zeros((), dtype=torch.float64, device=_first(params).device)
 
 
 def _adam_step(
@@ -132,17 +173,17 @@ def _adam_step(
     # 1 - b^t without a float ** Tensor, which torch.func cannot trace, and without cancellation.
     bias1, bias2 = (-torch.expm1(count * math.log(b)) if b else torch.ones_like(count) for b in (b1, b2))
     bias2_root = bias2.sqrt()
-    mu = _map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
-    nu = _map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.nu, grads)
+    mu = tree_map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
+    nu = tree_map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.nu, grads)
 
     def step(m: Tensor, v: Tensor) -> Tensor:
-        denominator = _root(v) / bias2_root.to(v.dtype) + eps
+        denominator = root(v) / bias2_root.to(v.dtype) + eps
         return -(lr / bias1).to(m.dtype) * m / denominator
 
-    return _map(step, mu, nu), AdamState(mu, nu, count)
+    return tree_map(step, mu, nu), AdamState(mu, nu, count)
 
 
-def _root(v: Tensor) -> Tensor:
+def root(v: Tensor) -> Tensor:
     """The square root, with derivative 0 (not infinity) where `v` is 0."""
     positive = v > 0
     return torch.where(positive, v, 1.0).sqrt() * positive
@@ -153,16 +194,16 @@ def _decayed(grads: Any, params: Any, weight_decay: float) -> Any:
         return grads
     if params is None:
         raise ValueError("weight_decay needs params=: it acts on them")
-    return _map(lambda g, p: g + weight_decay * p, grads, params)
+    return tree_map(lambda g, p: g + weight_decay * p, grads, params)
 
 
-def _map(fn: Callable, tree: Any, *rest: Any) -> Any:
+def tree_map(fn: Callable, tree: Any, *rest: Any) -> Any:
     """`fn` over the tensors of nested dicts, lists and tuples (optree's C++ cannot be traced by the compiler)."""
     if isinstance(tree, Tensor):
         return fn(tree, *rest)
     if isinstance(tree, dict):
-        return {key: _map(fn, value, *(other[key] for other in rest)) for key, value in tree.items()}
-    return type(tree)([_map(fn, *values) for values in zip(tree, *rest, strict=True)])
+        return {key: tree_map(fn, value, *(other[key] for other in rest)) for key, value in tree.items()}
+    return type(tree)([tree_map(fn, *values) for values in zip(tree, *rest, strict=True)])
 
 
 def _first(tree: Any) -> Tensor:

@@ -9,14 +9,14 @@ from torch import Tensor
 from torchopt.base import EmptyState
 
 from metarl.bilevel.autodiff import Params
-from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, adam, adamw, momentum, sgd
+from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, RMSpropState, adam, adamw, momentum, rmsprop, sgd
 
 
 def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tuple[Optimizer, Any]:
     """metarl's optimiser and state that continue a torch.optim optimiser exactly.
 
     Args:
-        live: SGD, Adam or AdamW with one parameter group.
+        live: SGD, Adam, AdamW or RMSprop with one parameter group.
         params: name to the very tensors that `live` holds, in any order.
 
     Raises:
@@ -27,7 +27,8 @@ def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tupl
     group = live.param_groups[0]
     if {id(p) for p in group["params"]} != {id(p) for p in params.values()}:
         raise ValueError("import_state: `params` must be exactly the tensors that the optimiser holds")
-    for option in ("amsgrad", "maximize", "dampening"):
+    refused = ("amsgrad", "maximize", "dampening", "centered", *(["momentum"] * (type(live) is torch.optim.RMSprop)))
+    for option in refused:
         if group.get(option):
             raise ValueError(f"import_state: torch.optim's {option}={group[option]} has no counterpart here")
     state = {name: live.state.get(p, {}) for name, p in params.items()}
@@ -37,21 +38,23 @@ def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tupl
             return sgd(**common), EmptyState()
         trace = {name: _value(s.get("momentum_buffer"), params[name]) for name, s in state.items()}
         return momentum(momentum=group["momentum"], nesterov=group["nesterov"], **common), MomentumState(trace)
-    if type(live) not in (torch.optim.Adam, torch.optim.AdamW):
-        raise ValueError(f"import_state: {type(live).__name__} has no counterpart; use SGD, Adam or AdamW")
-    decoupled = type(live) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
-    build = adamw if decoupled else adam
-    b1, b2 = group["betas"]
-    optimizer = build(group["lr"], b1, b2, group["eps"], group["weight_decay"])
+    if type(live) not in (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop):
+        raise ValueError(f"import_state: {type(live).__name__} has no counterpart; use SGD, Adam, AdamW or RMSprop")
     counts = {float(s["step"]) for s in state.values() if s} or {0.0}
     if len(counts) > 1 or (counts != {0.0} and not all(state.values())):
         raise ValueError("import_state: parameters have taken different numbers of steps")
-    device = next(iter(params.values())).device
-    return optimizer, AdamState(
-        {name: _value(s.get("exp_avg"), params[name]) for name, s in state.items()},
-        {name: _value(s.get("exp_avg_sq"), params[name]) for name, s in state.items()},
-        torch.tensor(counts.pop(), dtype=torch.float64, device=device),
-    )
+    count = torch.tensor(counts.pop(), dtype=torch.float64, device=next(iter(params.values())).device)
+
+    def moment(buffer: str) -> Params:
+        return {name: _value(s.get(buffer), params[name]) for name, s in state.items()}
+
+    if type(live) is torch.optim.RMSprop:
+        optimizer = rmsprop(group["lr"], group["alpha"], group["eps"], group["weight_decay"])
+        return optimizer, RMSpropState(moment("square_avg"), count)
+    decoupled = type(live) is torch.optim.AdamW or group.get("decoupled_weight_decay", False)
+    b1, b2 = group["betas"]
+    optimizer = (adamw if decoupled else adam)(group["lr"], b1, b2, group["eps"], group["weight_decay"])
+    return optimizer, AdamState(moment("exp_avg"), moment("exp_avg_sq"), count)
 
 
 def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.optim.Optimizer:
@@ -60,8 +63,9 @@ def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.opti
     Raises:
         ValueError: an optimiser that is not one of metarl's.
     """
-    if not isinstance(optimizer, Optimizer):
-        raise ValueError(f"export_state: {type(optimizer).__name__} has no torch.optim counterpart")
+    if not isinstance(optimizer, Optimizer) or "optimizer" in optimizer.hparams:
+        name = getattr(optimizer, "name", type(optimizer).__name__)
+        raise ValueError(f"export_state: {name} has no torch.optim counterpart")
     settings: dict[str, Any] = {k: float(v) if isinstance(v, Tensor) else v for k, v in optimizer.hparams.items()}
     leaves = list(params.values())
     if optimizer.name in ("sgd", "momentum"):
@@ -70,15 +74,17 @@ def export_state(optimizer: Optimizer, params: Params, state: Any) -> torch.opti
             for name, p in params.items():
                 live.state[p]["momentum_buffer"] = state.trace[name].detach().clone()
         return live
-    if not isinstance(state, AdamState):
-        raise ValueError(f"export_state: {optimizer.name} has no torch.optim counterpart")
-    betas = (settings.pop("b1"), settings.pop("b2"))
-    live = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name](leaves, betas=betas, **settings)
+    if isinstance(state, RMSpropState):
+        live, moments = torch.optim.RMSprop(leaves, **settings), {"square_avg": state.nu}
+    else:
+        build = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer.name]
+        live = build(leaves, betas=(settings.pop("b1"), settings.pop("b2")), **settings)
+        moments = {"exp_avg": state.mu, "exp_avg_sq": state.nu}
     if state.count > 0:
         for name, p in params.items():
             live.state[p]["step"] = state.count.detach().to(torch.float32).clone()
-            live.state[p]["exp_avg"] = state.mu[name].detach().clone()
-            live.state[p]["exp_avg_sq"] = state.nu[name].detach().clone()
+            for buffer, values in moments.items():
+                live.state[p][buffer] = values[name].detach().clone()
     return live
 
 

@@ -7,29 +7,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from metarl.bilevel import backends
+from metarl.bilevel import backends, virtual
 from metarl.bilevel.autodiff import Params, detach, is_tracked, norm, value_and_grad
-from metarl.bilevel.optimizers import AdamState, Optimizer
-from metarl.bilevel.state import TrainState, optimizer_step
+from metarl.bilevel.optimizers import Optimizer
+from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batches, Estimate, Objective, OptimizerLike, Tree, Update
+from metarl.bilevel.virtual import Inner, virtual_step
 from metarl.errors import ConfigError
-
-Inner = Update | str | tuple[Update | str, ...]
 
 
 @dataclass(frozen=True)
 class Unrolled:
-    """The gradient of an outer loss through `steps` virtual steps of an inner Update (reverse mode).
+    """The gradient of an outer loss through virtual steps of an inner Update (reverse mode).
 
     With inner parameters `theta`, the Update's own group `phi`, inner loss `f` and outer loss `F`::
 
         theta_{k+1} = theta_k - optimizer(grad_theta f(theta_k, phi)),   k = 0 .. steps - 1
         estimate    = d F(theta_steps(phi), phi) / d phi
 
-    (Maclaurin et al. 2015, arXiv:1502.03492; GORL's Eqs. 3-4 are one step of `sgd`.) The virtual steps are never
-    written back.
+    (Maclaurin et al. 2015, arXiv:1502.03492; GORL's Eqs. 3-4 are one step of `sgd`, MAML's Eq. 1 is one step from
+    `init_from`.) The virtual steps are never written back. Exact for the steps that it takes; time about three times
+    that of the steps, memory grows with `steps`.
 
     Attributes:
         inner: the Update that is rolled, or its name, or several rolled in order in every step.
@@ -42,6 +43,10 @@ class Unrolled:
             steps, detached; the outer loss gets the resulting tree as its third argument (GILD's RL+IL).
         fresh: `{role: source role}`; step k sees `batches[role] = batches[source][k]`, so that the source carries a
             leading axis of length `steps`. Entries of `noise` are named `noise.<name>`.
+        init_from: the group at whose values the inner group starts its virtual steps: a learned initialisation
+            (Finn et al. 2017, arXiv:1703.03400, Eq. 1), or the centre of a proximal term (iMAML).
+        tasks: roles whose leading axis counts tasks; the steps and the outer loss are taken for every task (under
+            vmap), and the estimate is the gradient of their mean. Entries of `noise` are named `noise.<name>`.
         backend: "native"; or "torchopt" or "higher": the same roll, eagerly, through those libraries.
 
     Raises:
@@ -55,39 +60,42 @@ class Unrolled:
     first_order: bool = False
     contrast: Inner | None = None
     fresh: Mapping[str, str] | None = None
+    init_from: str | None = None
+    tasks: tuple[str, ...] = ()
     backend: Literal["native", "torchopt", "higher"] = "native"
 
     def __post_init__(self) -> None:
+        name = type(self).__name__
         if self.steps < 1:
-            raise ConfigError(f"Unrolled: steps must be at least 1, not {self.steps}")
+            raise ConfigError(f"{name}: steps must be at least 1, not {self.steps}")
         if self.truncate is not None and not 1 <= self.truncate <= self.steps:
-            raise ConfigError(f"Unrolled: truncate must lie in 1..steps ({self.steps}), not {self.truncate}")
+            raise ConfigError(f"{name}: truncate must lie in 1..steps ({self.steps}), not {self.truncate}")
         if self.backend not in backends.NAMES:
-            raise ConfigError(f"Unrolled: backend must be one of {', '.join(backends.NAMES)}, not {self.backend!r}")
-        if self.backend != "native" and (self.truncate is not None or self.first_order):
-            raise ConfigError(f"Unrolled: backend {self.backend!r} has no truncate and no first_order; use native")
+            raise ConfigError(f"{name}: backend must be one of {', '.join(backends.NAMES)}, not {self.backend!r}")
+        if self.backend != "native" and (self.truncate is not None or self.first_order or self.tasks):
+            raise ConfigError(
+                f"{name}: backend {self.backend!r} has no truncate, no first_order and no tasks; use native"
+            )
 
     def resolve(self, lookup: Callable[[str], Update]) -> Unrolled:
         """The same estimator with names of Updates replaced by the Updates."""
-
-        def resolved(inner: Inner) -> tuple[Update, ...]:
-            inners = inner if isinstance(inner, tuple) else (inner,)
-            return tuple(lookup(u) if isinstance(u, str) else u for u in inners)
-
-        inner = resolved(self.inner)
-        contrast = None if self.contrast is None else resolved(self.contrast)
+        inner = virtual.resolved(self.inner, lookup)
+        virtual.refuse_unlike(type(self).__name__, inner)
+        contrast = None if self.contrast is None else virtual.resolved(self.contrast, lookup)
         for update in contrast or ():
             if update.params not in {u.params for u in inner}:
                 raise ConfigError(
                     f"Unrolled: contrast {update.name!r} moves {update.params!r}, but takes the virtual optimiser of "
                     f"its inner, which moves {', '.join(u.params for u in inner)}; let both move the same"
                 )
+        if self.init_from is not None and len(inner) != 1:
+            raise ConfigError(f"Unrolled: init_from={self.init_from!r} starts one inner Update, not {len(inner)}")
         return replace(self, inner=inner, contrast=contrast)
 
     @property
     def inners(self) -> tuple[Update, ...]:
         """The inner Updates in the order they roll."""
-        return _updates(self.inner)
+        return virtual.updates_of(self.inner)
 
     def __call__(self, update: Update, state: TrainState, batches: Batches) -> Estimate:
         grads, loss, (metrics, inner) = value_and_grad(
@@ -95,30 +103,39 @@ class Unrolled:
             state.tree[update.params],
             differentiable=is_tracked(state.tree),
         )
-        metrics = {**metrics, "hypergradient_norm": norm(grads)}
-        return Estimate(loss, grads, metrics, inner)
+        return Estimate(loss, grads, {**metrics, "hypergradient_norm": norm(grads)}, inner)
 
     def objective(self, update: Update, state: TrainState, batches: Batches) -> Objective:
         """The outer loss as a function of the Update's group, through the virtual steps."""
-        optimizers = self._optimizers()
+        optimizers: dict[str, OptimizerLike] = {u.params: self.optimizer or u.optimizer for u in self.inners}
+        start = self._start(detach(state))
         contrast: tuple[Tree, ...] = ()
         if self.contrast is not None:
-            contrast = (detach(self._roll(_updates(self.contrast), optimizers, detach(state), batches)),)
+            other = virtual.updates_of(self.contrast)
+            contrast = (detach(self._each_task(lambda b: self._roll(other, optimizers, start, b), batches)),)
+        group = self.inners[-1].params
 
         def objective(params: Params) -> tuple[Tensor, tuple[dict[str, Tensor], Params]]:
-            entry = state.with_params(update.params, params)
-            adapted = self._roll(self.inners, optimizers, entry, batches)
-            loss, metrics = update.evaluate(adapted, batches, *contrast)
-            group = self.inners[-1].params
-            moved = {k: v - state.tree[group][k] for k, v in detach(adapted[group]).items()}
-            metrics = {**metrics, "inner_step_norm": norm(detach(moved)), **self._cold(state)}
-            return loss, (metrics, adapted[group])
+            entry = self._start(state.with_params(update.params, params))
+
+            def one(batches: Batches, *contrast: Tree) -> tuple[Tensor, dict[str, Tensor], Params]:
+                adapted = self._roll(self.inners, optimizers, entry, batches)
+                loss, metrics = update.evaluate(adapted, batches, *contrast)
+                moved = {k: v - start.tree[group][k] for k, v in detach(adapted[group]).items()}
+                return loss, {**metrics, "inner_step_norm": norm(moved)}, adapted[group]
+
+            loss, metrics, adapted = self._each_task(one, batches, *contrast)
+            if self.tasks:
+                loss, metrics = loss.mean(), {name: value.mean() for name, value in metrics.items()}
+            if self.optimizer is None:
+                metrics |= virtual.cold_moments(self.inners, state)
+            return loss, (metrics, adapted)
 
         return objective
 
     def check(self, update: Update, state: TrainState) -> None:
         """Warns of one virtual step of a fresh adaptive optimiser."""
-        given = None if self.optimizer is None else _built(self.optimizer, state.tree)
+        given = None if self.optimizer is None else virtual.built(self.optimizer, state.tree)
         if isinstance(given, Optimizer) and given.adaptive and self.steps == 1:
             warnings.warn(
                 f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
@@ -126,39 +143,39 @@ class Unrolled:
                 stacklevel=3,
             )
 
-    def _optimizers(self) -> dict[str, OptimizerLike]:
-        """The virtual optimiser of every inner group."""
-        return {u.params: self.optimizer or u.optimizer for u in self.inners}
+    def _start(self, state: TrainState) -> TrainState:
+        """The state at which the virtual steps begin."""
+        if self.init_from is None:
+            return state
+        return state.with_params(self.inners[0].params, state.tree[self.init_from])
 
-    def _cold(self, state: TrainState) -> dict[str, Tensor]:
-        """Whether the inner Adam's moments are still zero: then its first step is about lr * sign(gradient)."""
-        carried = {u.params: state.opt[u.params] for u in self.inners if self.optimizer is None}
-        counts = {group: opt.count for group, opt in carried.items() if isinstance(opt, AdamState)}
-        return {f"cold_moments/{group}": (count < 1).to(count.dtype) for group, count in counts.items()}
+    def _each_task(self, fn: Callable[..., Any], batches: Batches, *per_task: Tree) -> Any:
+        """`fn(batches, *per_task)`, mapped over the leading axis of the tasks' roles where there are any."""
+        if not self.tasks:
+            return fn(batches, *per_task)
+        noise = {name.removeprefix("noise."): name for name in self.tasks if name.startswith("noise.")}
+        mapped: Batches = {role: batches[role] for role in self.tasks if role not in noise.values()}
+        drawn = {name: batches["noise"][name] for name in noise}
+
+        def one(own: Batches, drawn: dict[str, Tensor], *rest: Tree) -> Any:
+            return fn({**batches, **own, "noise": {**batches.get("noise", {}), **drawn}}, *rest)
+
+        return torch.vmap(one)(mapped, drawn, *per_task)
 
     def _roll(
         self,
         inners: tuple[Update, ...],
-        optimizers: dict[str, OptimizerLike],
+        optimizers: Mapping[str, OptimizerLike],
         state: TrainState,
         batches: Batches,
     ) -> Tree:
         if self.optimizer is not None:  # a given optimiser starts fresh
-            fresh = {
-                group: _built(optimizer, state.tree).init(state.tree[group]) for group, optimizer in optimizers.items()
-            }
-            state = state._replace(opt={**state.opt, **fresh})
+            state = virtual.fresh(optimizers, state)
+        each = [self._batches(batches, k) for k in range(self.steps)]
         if self.backend != "native":
-            return backends.roll(
-                self.backend,
-                inners,
-                optimizers,
-                state,
-                [self._batches(batches, k) for k in range(self.steps)],
-            )
+            return backends.roll(self.backend, inners, optimizers, state, each)
         graph_from = self.steps - (self.truncate or self.steps)
-        for k in range(self.steps):
-            step_batches = self._batches(batches, k)
+        for k, step_batches in enumerate(each):
             for inner in inners:
                 through = state if k >= graph_from else detach(state)
                 stepped = virtual_step(inner, optimizers, through, step_batches, first_order=self.first_order)
@@ -176,37 +193,8 @@ class Unrolled:
         return sliced
 
 
-def virtual_step(
-    inner: Update,
-    optimizers: Mapping[str, OptimizerLike],
-    state: TrainState,
-    batches: Batches,
-    *,
-    first_order: bool = False,
-) -> TrainState:
-    """One step of `inner` on a copy of the state, differentiable in everything that the state holds."""
-    estimate = inner.gradient(inner, state, batches)
-    grads = detach(estimate.grads) if first_order else estimate.grads
-    optimizer = _built(optimizers[inner.params], state.tree)
-    backends.refuse_known_wrong(optimizer)
-    params, opt = optimizer_step(optimizer, state.tree[inner.params], grads, state.opt[inner.params])
-    return state.with_params(inner.params, params)._replace(opt={**state.opt, inner.params: opt})
-
-
 def _keep_outer(state: TrainState, stepped: TrainState, group: str) -> TrainState:
     """The detached step's result for `group`; everything else as it was, still followed by autograd."""
     stepped = detach(stepped)
     state = state.with_params(group, stepped.tree[group])
     return state._replace(opt={**state.opt, group: stepped.opt[group]})
-
-
-def _built(optimizer: OptimizerLike, tree: Tree) -> Any:
-    return optimizer(tree) if callable(optimizer) else optimizer
-
-
-def _updates(inner: Inner) -> tuple[Update, ...]:
-    inners = inner if isinstance(inner, tuple) else (inner,)
-    for u in inners:
-        if isinstance(u, str):
-            raise ConfigError(f"Unrolled: inner Update {u!r} is still a name; build the learner with Learner.ready()")
-    return inners  # type: ignore[return-value]

@@ -15,7 +15,10 @@ from metarl.errors import ConfigError
 NAMES = ("native", "torchopt", "higher")
 
 _KNOWN_WRONG = {
-    "clip_grad_norm": "torchopt 0.7.3 takes the norm as a constant, so the hypergradient through it is wrong",
+    "clip_grad_norm": (
+        "torchopt 0.7.3 takes the norm as a constant, so the hypergradient through it is wrong; use "
+        "metarl.clip_by_global_norm"
+    ),
     "scale_by_accelerated_adam": (
         "torchopt 0.7.3's accelerated Adam has twice the right derivative in its first step; use "
         "use_accelerated_op=False"
@@ -52,6 +55,8 @@ def refuse_hidden_state(optimizer: GradientTransformation) -> None:
 
 def _refuse(optimizer: GradientTransformation, role: str, refused: Mapping[str, str]) -> None:
     if isinstance(optimizer, Optimizer):
+        if "optimizer" in optimizer.hparams:
+            _refuse(optimizer.hparams["optimizer"], role, refused)
         return
     parts: tuple[Any, ...] = (optimizer,)
     if isinstance(optimizer, ChainedGradientTransformation):

@@ -8,13 +8,15 @@ from typing import Any
 import torchopt
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.transform.scale_by_adam import ScaleByAdamState
+from torchopt.transform.scale_by_rms import ScaleByRmsState
 from torchopt.transform.trace import TraceState
 
 from metarl.bilevel.autodiff import Params
 from metarl.bilevel.backends import refuse_known_wrong
-from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer
+from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, RMSpropState
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batches, OptimizerLike, Tree, Update
+from metarl.errors import ConfigError
 
 
 def roll(
@@ -62,6 +64,13 @@ def convert(
         theirs = torchopt.sgd(**settings)
         traced = TraceState(trace=[settings["momentum"] * state.trace[name] for name in names])
         return theirs, tuple(traced if isinstance(s, TraceState) else s for s in theirs.init(params))
+    if optimizer.name == "rmsprop":
+        assert isinstance(state, RMSpropState)
+        theirs = torchopt.rmsprop(**settings)
+        moment = ScaleByRmsState(nu=[state.nu[name] for name in names])
+        return theirs, tuple(moment if isinstance(s, ScaleByRmsState) else s for s in theirs.init(params))
+    if optimizer.name not in ("adam", "adamw"):
+        raise ConfigError(f"backend 'torchopt' has no counterpart of {optimizer.name}; use backend 'native'")
     assert isinstance(state, AdamState)
     betas = (settings.pop("b1"), settings.pop("b2"))
     theirs = getattr(torchopt, optimizer.name)(betas=betas, eps_root=eps_root, **settings)

@@ -7,9 +7,21 @@ import torch
 from torch.autograd import gradcheck
 from torch.nn.functional import one_hot
 
-from metarl import AdamState, MomentumState, Update, adam, adamw, export_state, import_state, momentum, sgd
+from metarl import (
+    AdamState,
+    MomentumState,
+    RMSpropState,
+    Update,
+    adam,
+    adamw,
+    export_state,
+    import_state,
+    momentum,
+    rmsprop,
+    sgd,
+)
 from metarl.bilevel.state import TrainState, optimizer_step
-from metarl.bilevel.unrolled import virtual_step
+from metarl.bilevel.virtual import virtual_step
 
 CASES = {
     "sgd": (sgd(0.1), torch.optim.SGD, {"lr": 0.1}),
@@ -40,6 +52,12 @@ CASES = {
     "adam-no-first-moment": (adam(0.1, b1=0.0), torch.optim.Adam, {"lr": 0.1, "betas": (0.0, 0.999)}),
     "adamw": (adamw(0.1, weight_decay=0.2), torch.optim.AdamW, {"lr": 0.1, "weight_decay": 0.2}),
     "adamw-default": (adamw(0.1), torch.optim.AdamW, {"lr": 0.1}),
+    "rmsprop": (rmsprop(0.1), torch.optim.RMSprop, {"lr": 0.1}),
+    "rmsprop-settings": (
+        rmsprop(0.1, alpha=0.7, eps=0.01, weight_decay=0.2),
+        torch.optim.RMSprop,
+        {"lr": 0.1, "alpha": 0.7, "eps": 0.01, "weight_decay": 0.2},
+    ),
 }
 
 
@@ -93,6 +111,9 @@ def test_twenty_steps_and_their_state_equal_torch_optim(case, apart):
     if isinstance(state, AdamState):
         assert apart(state.mu, {k: s["exp_avg"] for k, s in theirs.items()}) < 1e-12
         assert apart(state.nu, {k: s["exp_avg_sq"] for k, s in theirs.items()}) < 1e-12
+    if isinstance(state, RMSpropState):
+        assert apart(state.nu, {k: s["square_avg"] for k, s in theirs.items()}) < 1e-12
+    if isinstance(state, (AdamState, RMSpropState)):
         assert state.count == 20 and state.count.dtype == torch.float64 and state.count.dim() == 0
 
 
@@ -168,7 +189,7 @@ def test_round_trip_returns_the_same_optimizer_and_state(case, apart):
     for theirs in live.state.values():  # the export owns its memory
         for value in theirs.values():
             value.zero_()
-    if isinstance(state, (MomentumState, AdamState)):
+    if isinstance(state, (MomentumState, AdamState, RMSpropState)):
         assert all(value.abs().sum() > 0 for value in state[0].values())
 
 
@@ -179,7 +200,8 @@ def test_round_trip_returns_the_same_optimizer_and_state(case, apart):
         (lambda p: torch.optim.AdamW(p, amsgrad=True), "amsgrad"),
         (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.1), "dampening"),
         (lambda p: torch.optim.Adam(p, maximize=True), "maximize"),
-        (lambda p: torch.optim.RMSprop(p), "RMSprop"),
+        (lambda p: torch.optim.RMSprop(p, centered=True), "centered"),
+        (lambda p: torch.optim.RMSprop(p, momentum=0.9), "momentum"),
         (lambda p: torch.optim.NAdam(p), "NAdam"),
         (lambda p: torch.optim.Adam([{"params": [q]} for q in p]), "param_groups"),
         (lambda p: torch.optim.Adam(list(p)[:1]), "exactly the tensors"),
@@ -208,7 +230,7 @@ def test_export_refuses_a_foreign_optimizer():
         export_state(foreign, start(), foreign.init(start()))
 
 
-@pytest.mark.parametrize("build", [sgd, momentum, adam])
+@pytest.mark.parametrize("build", [sgd, momentum, adam, rmsprop])
 def test_weight_decay_without_parameters_is_an_error(build):
     optimizer = build(0.1, weight_decay=0.1)
     with pytest.raises(ValueError, match="weight_decay needs params"):
@@ -220,7 +242,7 @@ def test_weight_decay_without_parameters_is_an_error(build):
 def test_step_is_differentiable_in_gradient_parameters_state_and_rate(case):
     """gradcheck of two warm steps, in everything that a hypergradient can flow through."""
     optimizer, _, settings = case
-    build = {"sgd": sgd, "momentum": momentum, "adam": adam, "adamw": adamw}[optimizer.name]
+    build = {"sgd": sgd, "momentum": momentum, "adam": adam, "adamw": adamw, "rmsprop": rmsprop}[optimizer.name]
     rest = {k: v for k, v in optimizer.hparams.items() if k != "lr"}
     params, state = walk(optimizer, start(), optimizer.init(start()), range(6))
     floats = [x for part in state if isinstance(part, dict) for x in part.values()]
@@ -257,6 +279,16 @@ def test_adam_derivative_where_the_gradient_has_always_been_zero():
     (slope,) = torch.autograd.grad((new["x"] * one_hot(torch.tensor(0), 2)).sum(), g)
     assert torch.equal(new["x"], params["x"])
     assert abs(slope[0] - -0.1 * 0.1 / (1 - 0.9**5) / 1e-3) < 1e-10 and slope[1] == 0
+
+
+def test_rmsprop_derivative_where_the_gradient_has_always_been_zero():
+    """At v = g = 0 the step is -lr g / eps to first order; no NaN from the square root."""
+    optimizer = rmsprop(0.1, eps=1e-3)
+    params = {"x": torch.ones(2, dtype=torch.float64)}
+    g = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    new, _ = optimizer_step(optimizer, params, {"x": g}, optimizer.init(params))
+    (slope,) = torch.autograd.grad(new["x"].sum(), g)
+    assert torch.allclose(slope, torch.full_like(slope, -0.1 / 1e-3), rtol=1e-12)
 
 
 def test_settings_are_readable_for_exports_and_messages():

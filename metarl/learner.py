@@ -272,9 +272,16 @@ class Learner:
         virtual = {name: lookup(name) for name in self.virtual}
         learner = replace(self, stages=stages, virtual=virtual)
         learner._check_groups()
+        for update in learner.updates.values():
+            if hasattr(update.gradient, "noise"):
+                shapes = update.gradient.noise(update, learner._group(update.params))
+                learner = learner.with_noise(**{name: NoiseSpec(shape, None) for name, shape in shapes.items()})
         learner._check_stages()
         learner._check_bilevel()
         return learner
+
+    def _group(self, name: str) -> Params:
+        return dict(self.modules[name].named_parameters()) if name in self.modules else self.tensors[name]
 
     def init(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> TrainState:
         """The initial state; a group that follows a source by `Polyak` starts as its copy."""
@@ -302,6 +309,11 @@ class Learner:
             if u.loss is not None
         }
         flags |= {
+            f"{failure}/{u.name}": torch.zeros((), dtype=torch.bool, device=device)
+            for u in self.updates.values()
+            for failure in getattr(u.gradient, "failures", {})
+        }
+        flags |= {
             f"zero/{u.name}": torch.zeros((), dtype=torch.int64, device=device)
             for u in self.updates.values()
             if u.inners
@@ -317,11 +329,16 @@ class Learner:
         """
         for update in self.updates.values():
             backends.refuse_hidden_state(update.optimizer_for(state.tree))
-            objective = getattr(update.gradient, "objective", None)
-            if objective is None:
+            estimator: Any = update.gradient
+            if not hasattr(estimator, "objective") and not hasattr(estimator, "unreached"):
                 continue
+            if hasattr(estimator, "check"):
+                estimator.check(update, state)
             try:
-                lost = unreached(objective(update, state, batches), state.tree[update.params])
+                if hasattr(estimator, "unreached"):
+                    lost = estimator.unreached(update, state, batches)
+                else:
+                    lost = unreached(estimator.objective(update, state, batches), state.tree[update.params])
             except KeyError as error:
                 raise ConfigError(_missing(update, error, state.tree, batches)) from error
             if lost and getattr(update.gradient, "first_order", False):
@@ -334,8 +351,18 @@ class Learner:
                     f"update {update.name!r}: parameters {', '.join(lost)} of group {update.params!r} do not reach "
                     "its loss; remove them, or use them in the loss"
                 )
-            if hasattr(update.gradient, "check"):
-                update.gradient.check(update, state)
+
+    def faults(self, state: TrainState) -> list[str]:
+        """What the sticky flags say went wrong, a sentence with its cure each; reads back, so not in every step."""
+        faults = []
+        for update in self.updates.values():
+            where = f"update {update.name!r} (group {update.params!r})"
+            kinds: Mapping[str, str] = {**getattr(update.gradient, "failures", {}), "nonfinite": _NONFINITE}
+            for kind, cure in kinds.items():
+                if bool(state.flags.get(f"{kind}/{update.name}", False)):
+                    faults.append(f"{where}: {cure}")
+                    break  # what follows from a failure need not be told
+        return faults
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -438,11 +465,19 @@ class Learner:
                     )
 
 
+_NONFINITE = (
+    "its loss or its gradient became NaN or infinite; lower the learning rate, or look for extreme values in its data"
+)
+
+
 def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainState) -> TrainState:
     optimizer: GradientTransformation = update.optimizer_for(entry.tree)
     group = update.params
     params, opt = optimizer_step(optimizer, entry.tree[group], estimate.grads, entry.opt[group])
     flags = dict(state.flags)
+    for failure, failed in estimate.failures.items():
+        key = f"{failure}/{update.name}"
+        flags[key] = flags[key] | failed
     if estimate.loss is not None:
         key = f"nonfinite/{update.name}"
         flags[key] = flags[key] | ~estimate.loss.isfinite()

@@ -2,6 +2,10 @@
 
 from metarl.bilevel.autodiff import Params, hold_stop_gradients, stop_gradient, value_and_grad
 from metarl.bilevel.direct import Direct, Polyak, Track
+from metarl.bilevel.evolution import EvolutionStrategies
+from metarl.bilevel.finite_difference import FiniteDifference
+from metarl.bilevel.forward_mode import ForwardMode
+from metarl.bilevel.implicit import Implicit
 from metarl.bilevel.optimizers import (
     AdamState,
     MomentumState,
@@ -25,7 +29,11 @@ __all__ = [
     "Batches",
     "Direct",
     "Estimate",
+    "EvolutionStrategies",
+    "FiniteDifference",
+    "ForwardMode",
     "GradientEstimator",
+    "Implicit",
     "Metrics",
     "MomentumState",
     "Optimizer",

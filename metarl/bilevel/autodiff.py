@@ -114,6 +114,44 @@ def _tape(
     return dict(zip(leaves, grads, strict=True)), value, aux
 
 
+def linearized(fn: Callable[[Params], Params], params: Params) -> tuple[Params, Callable[[Params], Params]]:
+    """`fn(params)` and `v -> v^T (d fn / d params)`, which may be called many times; detached.
+
+    Args:
+        fn: a function of the group whose output has any names, such as a gradient.
+        params: the point.
+    """
+    if _transformed():
+        value, pull = torch.func.vjp(fn, params)
+        return value, lambda v: pull(v)[0]
+    with torch.enable_grad():
+        leaves = {k: p.detach().requires_grad_() for k, p in params.items()}
+        outputs = fn(leaves)
+    tracked = {k: y for k, y in outputs.items() if y.requires_grad}
+
+    def pull_back(v: Params) -> Params:
+        if not tracked:
+            return {k: torch.zeros_like(p) for k, p in params.items()}
+        along = [v[k] for k in tracked]
+        grads = torch.autograd.grad(
+            list(tracked.values()), list(leaves.values()), along, retain_graph=True, allow_unused=True
+        )
+        return {k: torch.zeros_like(params[k]) if g is None else g for k, g in zip(leaves, grads, strict=True)}
+
+    return detach(outputs), pull_back
+
+
+def ravel(params: Params) -> Tensor:
+    """A group as one vector, in the group's order."""
+    return torch.cat([p.reshape(-1) for p in params.values()])
+
+
+def unravel(vector: Tensor, like: Params) -> Params:
+    """A vector cut into the shapes of a group."""
+    parts = vector.split([p.numel() for p in like.values()])
+    return {name: part.view(p.shape) for part, (name, p) in zip(parts, like.items(), strict=True)}
+
+
 def unreached(fn: Callable[[Params], tuple[Tensor, Any]], params: Params) -> list[str]:
     """Names of the parameters that have no path to the value of `fn` (not merely a gradient of zero)."""
     grads, _, _ = _tape(fn, params, differentiable=False)

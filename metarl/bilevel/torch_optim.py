@@ -9,7 +9,17 @@ from torch import Tensor
 from torchopt.base import EmptyState
 
 from metarl.bilevel.autodiff import Params
-from metarl.bilevel.optimizers import AdamState, MomentumState, Optimizer, RMSpropState, adam, adamw, momentum, rmsprop, sgd
+from metarl.bilevel.optimizers import (
+    AdamState,
+    MomentumState,
+    Optimizer,
+    RMSpropState,
+    adam,
+    adamw,
+    momentum,
+    rmsprop,
+    sgd,
+)
 
 
 def import_state(live: torch.optim.Optimizer, params: dict[str, Tensor]) -> tuple[Optimizer, Any]:

@@ -31,21 +31,31 @@ class Estimate(NamedTuple):
         grads: the estimated gradient, with the structure of the group.
         metrics: 0-d tensors to log.
         inner: the adapted inner parameters of a bilevel estimator, else None.
+        failures: 0-d bools by the names in the estimator's `failures`: kept as flags until somebody reads them.
     """
 
     loss: Tensor | None
     grads: Params
     metrics: Metrics
     inner: Params | None = None
+    failures: Metrics = {}
 
 
 @runtime_checkable
 class GradientEstimator(Protocol):
     """`(update, state, batches) -> Estimate`.
 
-    Optional attributes, which the learner looks for: `inners`, the Updates that a bilevel estimator differentiates
-    through; `resolve(lookup)`, the estimator with names of Updates replaced; `objective(update, state, batches)`, the
-    differentiated function of the group.
+    Optional attributes, which the learner looks for:
+        inners: the Updates that a bilevel estimator differentiates through.
+        resolve(lookup): the estimator with names of Updates replaced.
+        objective(update, state, batches): the differentiated function of the group.
+        check(update, state): settings that cannot work on this state, as an error or a warning.
+        unreached(update, state, batches): parameters that the estimate cannot depend on; by default those without a
+            path to `objective`.
+        noise(update, params): the noise that it reads, by name.
+        failures: what can go wrong on the way, by name, each as a sentence with its cure.
+        exact: whether the estimate is the gradient of `objective` (to rounding); taken as true where absent.
+        differentiable: whether an outer estimator may differentiate the estimate; taken as true where absent.
     """
 
     def __call__(self, update: Update, state: TrainState, batches: Batches) -> Estimate: ...

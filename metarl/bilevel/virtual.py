@@ -73,6 +73,6 @@ def virtual_step(
 
 
 def cold_moments(inners: Iterable[Update], state: TrainState) -> dict[str, Tensor]:
-    """Metrics that say whether carried adaptive moments are still zero: their first step is about lr * sign(gradient)."""
+    """Metrics that say whether carried adaptive moments are still zero, so that a step is about lr * sign(gradient)."""
     counts = {u.params: steps_taken(state.opt[u.params]) for u in inners if first_step_is_sign(state.opt[u.params])}
     return {f"cold_moments/{group}": (n < 1).to(n.dtype) for group, n in counts.items() if n is not None}

@@ -229,17 +229,14 @@ class _Run:
         self.recorder.scalars(self.step, values)
 
     def _check_flags(self) -> None:
-        flags = checkpoints.as_float(self.state.flags)
-        bad = [name.removeprefix("nonfinite/") for name, v in flags.items() if name.startswith("nonfinite/") and v]
+        faults = self.learner.faults(self.state)
         groups = [group for group, ok in finite(self.state).items() if not ok]
-        if bad or groups:
-            what = (
-                f"the loss or gradient of {', '.join(bad)}" if bad else f"a parameter or moment of {', '.join(groups)}"
-            )
+        if faults or groups:
+            what = faults[0] if faults else _nonfinite_groups(groups)
             raise NonFiniteError(
-                f"{self.folder.path}: {what} became NaN or infinite at or before step {self.step:,}; what was saved "
-                "before is kept. Lower the learning rate, or look for extreme values with `metarl data inspect`"
+                f"{self.folder.path}, at or before step {self.step:,}: {what}. What was saved before is kept"
             )
+        flags = checkpoints.as_float(self.state.flags)
         for name, streak in flags.items():
             update = name.removeprefix("zero/")
             if not name.startswith("zero/") or streak < ZERO_WARN:
@@ -307,6 +304,13 @@ class _Run:
         for name, digest in plugin_digests(self.experiment).items():
             if saved.record["plugins"].get(name) != digest:
                 raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
+
+
+def _nonfinite_groups(groups: list[str]) -> str:
+    return (
+        f"a parameter or moment of {', '.join(groups)} became NaN or infinite; lower the learning rate, or look for "
+        "extreme values with `metarl data inspect`"
+    )
 
 
 def plugin_digests(experiment: Experiment) -> dict[str, str]:

@@ -51,7 +51,7 @@ class Streams:
         rows = next(iter(data.values())).rows
         self._roles = {name: _Rows(data[name], role.size, seed, name) for name, role in roles.items()}
         self._noise = {
-            name: _Noise(spec, () if spec.role is None else (roles[spec.role].size,), seed, name, rows.dtype, rows.device)
+            name: _Noise(spec, roles[spec.role].size if spec.role else None, seed, name, rows.dtype, rows.device)
             for name, spec in noise.items()
         }
 
@@ -82,18 +82,18 @@ class _Rows:
 
 
 class _Noise:
-    """One named noise of shape [*lead, *shape]; the lead is its role's size."""
+    """One named noise of shape [size, *shape], or `shape` without a size."""
 
     def __init__(
         self,
         spec: NoiseSpec,
-        lead: tuple[int, ...],
+        size: int | None,
         seed: int,
         name: str,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.shape = (*lead, *spec.shape)
+        self.shape = spec.shape if size is None else (size, *spec.shape)
         self.block = max(1, min(BLOCK, LARGEST // math.prod(self.shape)))
         self.uniform = spec.distribution == "uniform"
         self.seed, self.name, self.dtype, self.device = seed, name, dtype, device

@@ -248,7 +248,7 @@ def test_a_foreign_optimizer_is_refused():
     import torchopt
 
     learner = bilevel(Implicit("fit"), torchopt.rmsprop(0.1))
-    with pytest.raises(ConfigError, match="it cannot be known where .* comes to rest"):
+    with pytest.raises(ConfigError, match=r"it cannot be known where .* comes to rest"):
         learner.check(learner.init(torch.float64), {})
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, field
@@ -122,12 +123,26 @@ def plain_component(built: Any) -> dict[str, Any] | None:
 
 
 def describe(target: Callable) -> list[tuple[str, str, str]]:
-    """(setting, default, help) of every setting of a component."""
+    """(setting, default, help) of every setting of a component; help from beside the field, or from the docstring."""
+    documented = _documented(target)
     rows = []
     for f in dataclasses.fields(schema_of(target)):
         default = _default(f)
-        rows.append((f.name, "required" if default is MISSING else str(default), f.metadata.get("help", "")))
+        text = f.metadata.get("help") or documented.get(f.name, "")
+        rows.append((f.name, "required" if default is MISSING else str(default), text))
     return rows
+
+
+def _documented(target: Any) -> dict[str, str]:
+    """What a docstring, or those of the base classes, says under `Attributes:` or `Args:`."""
+    found: dict[str, str] = {}
+    for source in reversed(target.__mro__ if isinstance(target, type) else (target,)):
+        text = inspect.cleandoc(source.__doc__ or "")
+        section = re.search(r"^(?:Attributes|Args):\n((?: {4}.*\n?|\n)+)", text, re.MULTILINE)
+        entries = re.split(r"^ {4}(?=\S)", section[1], flags=re.MULTILINE)[1:] if section else []
+        for names, _, said in (entry.partition(":") for entry in entries):
+            found |= {name.strip(): " ".join(said.split()) for name in names.split(",")}
+    return found
 
 
 def _default(f: dataclasses.Field) -> Any:

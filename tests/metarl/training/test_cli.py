@@ -55,3 +55,13 @@ def test_list(metarl):
     for name in ("td3_bc", "gorl", "unrolled", "adamw", "pendulum", "bench"):
         assert name in listed
     assert "weight of the constraint" in " ".join(metarl("list", "fixed").stdout.split())
+
+
+def test_list_of_one_kind_and_settings_from_docstrings(metarl):
+    listed = metarl("list", "estimators").stdout
+    rows = {line.split()[0]: line.split()[1:3] for line in listed.splitlines() if line and line[0] != " "}
+    assert rows["unrolled"] == rows["implicit"] == rows["forward_mode"] == ["yes", "yes"]
+    kinds = metarl("list", "optimizers").stdout
+    assert "rmsprop" in kinds and "td3_bc" not in kinds
+    settings = " ".join(metarl("list", "forward_mode").stdout.split())
+    assert "virtual steps. They reuse one batch" in settings and "whose tangents are carried at once" in settings

@@ -15,8 +15,6 @@ from benchmarks import report, results
 from metarl.errors import UserError
 from metarl.training.folder import write_aside
 
-START, END = "<!-- demo table -->", "<!-- end of demo table -->"
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes README.md, docs/demo.csv and docs/demo.png below the current folder; returns the exit status."""
@@ -35,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def with_table(text: str, table: str) -> str:
-    """The text with `table` between the markers."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table.strip()}\n{END}{after}"
+def with_table(text: str, table: str, name: str = "demo table") -> str:
+    """The text with `table` between the markers of that name, `<!-- name -->` and `<!-- end of name -->`."""
+    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(start)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the text has no markers {start} and {end}")
+    return f"{before}{start}\n{table.strip()}\n{end}{after}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""`python -m benchmarks.exactness`: measures all, writes docs/exactness.md and metarl/bilevel/transforms.json."""
+"""`python -m benchmarks.exactness`: measures everything.
+
+Writes docs/exactness.md, the table of docs/estimators.md, and metarl/bilevel/transforms.json.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,12 @@ import torch
 from rich.console import Console
 
 import metarl.bilevel
-from benchmarks.exactness import cells, table, transforms
+from benchmarks.exactness import cells, choice, table, transforms
+from benchmarks.readme import with_table
+from metarl.training.folder import write_aside
 
-PAGE = Path(__file__).parents[2] / "docs" / "exactness.md"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE, CHOICE = DOCS / "exactness.md", DOCS / "estimators.md"
 TRANSFORMS = Path(metarl.bilevel.__file__).parent / "transforms.json"
 
 
@@ -19,11 +25,12 @@ def main() -> int:
     """Exit status 1 where an error is out of bounds."""
     torch.set_num_threads(1)
     found = [cells.measure(cell) for cell in cells.grid()]
-    PAGE.write_text(table.page(found))
+    write_aside(PAGE, table.page(found))
+    write_aside(CHOICE, with_table(CHOICE.read_text(), choice.table(choice.measure()), "estimators"))
     console = Console()
     console.print(table.summary(found), highlight=False)
-    console.print(f"page: {PAGE}", highlight=False, soft_wrap=True)
-    TRANSFORMS.write_text(json.dumps(transforms.measure(), indent=2) + "\n")
+    console.print(f"pages: {PAGE}, {CHOICE}", highlight=False, soft_wrap=True)
+    write_aside(TRANSFORMS, json.dumps(transforms.measure(), indent=2) + "\n")
     console.print(f"what compiles and vmaps: {TRANSFORMS}", highlight=False, soft_wrap=True)
     bad = [cell for cell in found if not cell.good]
     for cell in bad:

@@ -29,7 +29,7 @@ class FiniteDifference:
         estimate = dF/dphi - xi [grad_phi f(theta + h u, phi) - grad_phi f(theta - h u, phi)] / (2 h)
 
     the difference taken around `theta`. Here the adjoint u goes backwards through any number of steps and through any
-    of metarl's optimisers, whose own step is differentiated exactly. Four first-order gradients per step, no second
+    of metarl's optimisers, whose own step is differentiated exactly. Three first-order gradients per step, no second
     derivative: for losses that have none in PyTorch, or for memory. Its bias is O(h^2), with h in the order of
     eps^(1/3) |theta| / |u|: about 1e-9 relative in float64, 1e-3 in float32.
 

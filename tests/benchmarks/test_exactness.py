@@ -8,8 +8,8 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.exactness import cells, table, transforms
-from benchmarks.exactness.__main__ import PAGE, TRANSFORMS
+from benchmarks.exactness import cells, choice, table, transforms
+from benchmarks.exactness.__main__ import CHOICE, PAGE, TRANSFORMS
 from benchmarks.exactness.oracle import Exact, Quadratic, Ridge, Walk
 
 REFUSED = {
@@ -74,3 +74,31 @@ def test_the_committed_page_has_the_rows_of_the_grid(measured):
 
 def test_what_compiles_and_vmaps_is_what_the_list_shows():
     assert transforms.measure() == json.loads(TRANSFORMS.read_text())
+
+
+@pytest.fixture(scope="module")
+def rows():
+    return choice.measure()
+
+
+def test_the_table_of_costs_says_what_the_page_says_of_it(rows):
+    steps = choice.STEPS
+    cg, unrolled = rows[f'Implicit("cg", iterations={steps})'], rows[f"Unrolled(steps={steps})"]
+    assert cg.trained == pytest.approx((1, 1), abs=5e-3)
+    assert unrolled.trained[0] > 0.98 and 0.5 < unrolled.trained[1] < 0.8
+    assert rows["Unrolled(steps=1)"].trained[1] < 0.1
+    for solver in ("neumann", "fixed_point"):  # each term is one step further back
+        found = rows[f'Implicit("{solver}", iterations={steps})']
+        assert found.trained == pytest.approx(unrolled.trained, abs=1e-3)
+        assert found.memory < unrolled.memory / 5
+    forward = rows[f"ForwardMode(steps={steps})"]
+    assert forward.cold == pytest.approx(unrolled.cold, abs=1e-9)
+    assert forward.one < 3 * unrolled.one and forward.many > 40 * unrolled.many
+
+
+def test_the_committed_table_of_costs_has_these_rows(rows):
+    printed = CHOICE.read_text()
+    for name, row in rows.items():
+        (line,) = [line for line in printed.splitlines() if line.startswith(f"| `{name}` |")]
+        cost = [float(entry) for entry in line.split("|")[4:6]]
+        assert cost == pytest.approx([row.one, row.many], abs=1)

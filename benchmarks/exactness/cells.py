@@ -31,7 +31,7 @@ from metarl import (
 from metarl.errors import ConfigError
 from metarl.problems import no_policy
 
-PROBLEMS = {"ridge": Ridge, "quadratic": Quadratic}
+PROBLEMS: dict[str, type[Ridge] | type[Quadratic]] = {"ridge": Ridge, "quadratic": Quadratic}
 OPTIMIZERS: dict[str, Callable] = {
     "sgd": lambda: sgd(LR),
     "momentum": lambda: momentum(LR, 0.9),
@@ -184,7 +184,7 @@ def measure(cell: Cell) -> Cell:
         raise RuntimeError(f"{cell}: the exact value is too small to compare with")
     distance = np.linalg.norm(estimate.grads["phi"].numpy() - value)
     if cell.judged == NOISY:
-        return replace(cell, error=float(distance / estimate.metrics["standard_error"]))
+        return replace(cell, error=float(distance) / float(estimate.metrics["standard_error"]))
     return replace(cell, error=float(distance / size))
 
 

@@ -152,7 +152,7 @@ class Exact:
             v = scale * right
         else:
             shrink = np.eye(len(right)) - scale * hessian
-            v = scale * sum(np.linalg.matrix_power(shrink, i) @ right for i in range(iterations))
+            v = scale * np.sum([np.linalg.matrix_power(shrink, i) @ right for i in range(iterations)], axis=0)
         return direct - mixed.T @ v
 
     @cached_property

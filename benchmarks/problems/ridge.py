@@ -1,34 +1,30 @@
 """Ridge regression with a penalty per coordinate: the hypergradient in closed form."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.linalg import solve
 
 from metarl import Batches, Implicit, Learner, TrainState, Tree, Update, adam, momentum, option
-from metarl.problems import Bound, Figures, Instance, no_policy
+from metarl.problems import Bound, Figures, Instance, Problem, no_policy
 from metarl.training.streams import generator
 
 CLOSED = Bound("closed form, relative", most=1e-6)
 
 
 @dataclass(frozen=True)
-class Ridge:
-    """min_l |V w(l) - z|^2 / 2n,  w(l) = argmin_w |X w - y|^2 / 2n + 1/2 sum_j exp(l_j) w_j^2.
+class Ridge(Problem):
+    """A penalty for every coordinate of a ridge regression: the hypergradient in closed form.
 
-    With H = X^T X / n + diag(exp l), the hypergradient is -exp(l_j) w_j (H^-1 V^T (V w - z) / n)_j.
+    min_l |V w(l) - z|^2 / 2n,  w(l) = argmin_w |X w - y|^2 / 2n + 1/2 sum_j exp(l_j) w_j^2;
+    with H = X^T X / n + diag(exp l), the hypergradient is -exp(l_j) w_j (H^-1 V^T (V w - z) / n)_j.
     """
 
     steps: int = option(80, "updates of the penalties", least=1)
     lr: float = option(0.05, "Adam's, of the penalties", least=0)
 
-    every: ClassVar[int] = 20
-    compiled: ClassVar[bool] = False
-    seeds: ClassVar[tuple[int, ...]] = (0, 1, 2)
+    every = 20
     expected = {"error@0": CLOSED, "error": CLOSED, "gain": Bound("loss of least squares, over its own", least=1.05)}
 
     def build(self, seed: int) -> Instance:

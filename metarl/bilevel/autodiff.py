@@ -122,7 +122,7 @@ def linearized(fn: Callable[[Params], Params], params: Params) -> tuple[Params, 
         params: the point.
     """
     if _transformed():
-        value, pull = torch.func.vjp(fn, params)
+        value, pull = torch.func.vjp(fn, params)[:2]
         return value, lambda v: pull(v)[0]
     with torch.enable_grad():
         leaves = {k: p.detach().requires_grad_() for k, p in params.items()}

@@ -105,7 +105,7 @@ class FiniteDifference:
                 made = virtual.built(optimizer, at.with_params(update.params, phi).tree)
                 return optimizer_step(made, theta, grads, opt)
 
-            _, pull = torch.func.vjp(step, at.tree[group], at.opt[group], grads, phi)
+            pull = torch.func.vjp(step, at.tree[group], at.opt[group], grads, phi)[1]
             back, opt_adjoint, u, direct = pull((adjoint, opt_adjoint))
             second, mixed = self._difference(inner, at, update.params, u, batches)
             adjoint = {k: back[k] + second[k] for k in back}

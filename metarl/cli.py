@@ -1,9 +1,10 @@
-"""The command line: `metarl train|eval|config|list|data`, and what other rooms add through `metarl.commands`."""
+"""The command line: `metarl train|eval|check|config|list|data`, and what other rooms add through `metarl.commands`."""
 
 from __future__ import annotations
 
 import json
 import sys
+from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -112,26 +113,53 @@ def show_config(file: File, overrides: Overrides = None) -> None:
 
 @app.command("list")
 def list_components(
-    name: Annotated[str | None, typer.Argument(help="Show this component's settings.", show_default=False)] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One kind (estimators), or a component whose settings to show.", show_default=False),
+    ] = None,
 ) -> None:
-    """Every registered component, one line each; or one component's settings and presets."""
-    if name is not None:
+    """Every registered component, one line each; one kind of them; or one component's settings and presets."""
+    kinds = {f"{kind}s": group for group, kind in registry.GROUPS.items()}
+    if name == "estimators":
+        _list_estimators()
+    elif name is None or name in kinds:
+        _list(list(registry.GROUPS) if name is None else [kinds[name]])
+        console.print("\n`metarl list NAME` shows a component's settings and presets.", highlight=False)
+    else:
         _describe(name)
-        return
+
+
+def _list(groups: list[str]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "name", "what it is"):
         table.add_column(column)
-    for group, kind in registry.GROUPS.items():
+    for group in groups:
         for entry in registry.names(group):
-            table.add_row(kind, entry, escape(_summary(registry.resolve(group, entry))))
+            table.add_row(registry.GROUPS[group], entry, escape(_summary(registry.resolve(group, entry))))
     console.print(table)
-    console.print("\n`metarl list NAME` shows a component's settings and presets.", highlight=False)
+
+
+def _list_estimators() -> None:
+    """With what compiles and runs under vmap: measured by `python -m benchmarks.exactness`, and by the tests."""
+    measured = json.loads(resources.files("metarl.bilevel").joinpath("transforms.json").read_text())
+    table = Table(box=None, pad_edge=False)
+    for column in ("estimator", "compiles", "vmap", "what it is"):
+        table.add_column(column)
+    for entry in registry.names("metarl.estimators"):
+        shown = [{True: "yes", False: "no"}.get(measured.get(entry, {}).get(key), "?") for key in ("compiles", "vmaps")]
+        table.add_row(entry, *shown, escape(_summary(registry.resolve("metarl.estimators", entry))))
+    console.print(table)
+    console.print(
+        "\ncompiles: as one graph (fullgraph), with the eager numbers; vmap: over stacked seeds, likewise. "
+        "?: not measured.",
+        highlight=False,
+    )
 
 
 def _describe(name: str) -> None:
     from metarl.component import describe
 
-    shown = ("metarl.algorithms", "metarl.objectives", "metarl.optimizers", "metarl.estimators")
+    shown = [f"metarl.{kind}" for kind in ("algorithms", "objectives", "optimizers", "estimators", "problems")]
     groups = [group for group in shown if name in registry.names(group)]
     if not groups:
         every = [n for group in shown for n in registry.names(group)]
@@ -170,8 +198,10 @@ def _plug(group: str) -> None:
 
 def main() -> None:
     """Runs the command line; a user's mistake is one line on standard error and exit code 2."""
+    from metarl.checking.command import check
     from metarl.data.commands import app as data
 
+    app.command("check")(check)
     app.add_typer(data, name="data", help="Make, list and inspect datasets.")
     try:
         _plug("metarl.commands")

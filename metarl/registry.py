@@ -18,6 +18,7 @@ GROUPS = {
     "metarl.estimators": "estimator",
     "metarl.optimizers": "optimizer",
     "metarl.recipes": "recipe",
+    "metarl.problems": "problem",
     "metarl.commands": "command",
 }
 

@@ -190,7 +190,9 @@ def poisoned(monkeypatch, step, column, value):
 
 def test_numbers_that_become_infinite_stop_the_run_and_keep_what_was_saved(run, monkeypatch, tmp_path):
     poisoned(monkeypatch, 25, "reward", float("inf"))
-    with pytest.raises(NonFiniteError, match=r"at or before step 25: .*critic.*NaN or infinite.*What was saved before is"):
+    with pytest.raises(
+        NonFiniteError, match=r"at or before step 25: .*critic.*NaN or infinite.*What was saved before is"
+    ):
         run()
     (folder,) = (tmp_path / "runs").glob("small-*/0")
     assert checkpoints.load_newest(folder / "checkpoint", pytest.fail).step == 20

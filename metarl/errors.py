@@ -30,8 +30,8 @@ class CheckpointError(UserError):
     """A checkpoint that is corrupt, foreign or of another configuration."""
 
 
-class NonFiniteError(UserError):
-    """A loss, a gradient or a parameter became NaN or infinite."""
+class NumericalError(UserError):
+    """A loss, a gradient or a parameter became NaN or infinite, or an estimate has no value (a singular system)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

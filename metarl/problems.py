@@ -14,7 +14,7 @@ import torch
 from torchopt.base import GradientTransformation
 
 from metarl.bilevel import Batches, Metrics, Params, TrainState, Update
-from metarl.errors import NonFiniteError
+from metarl.errors import NumericalError
 from metarl.learner import Learner
 from metarl.training.progress import Reporter, Silent
 
@@ -129,7 +129,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
 
     Raises:
         ConfigError: the learner is wrong, see `Learner.ready` and `Learner.check`.
-        NonFiniteError: a loss or a hypergradient became NaN or infinite.
+        NumericalError: a loss or a hypergradient became NaN or infinite, or an estimator failed.
     """
     instance, progress = problem.build(seed), progress or Silent()
     learner = instance.learner.ready()
@@ -149,7 +149,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
                 progress.update(step)
                 continue
             if faults := learner.faults(state):
-                raise NonFiniteError("; ".join(faults))
+                raise NumericalError("; ".join(faults))
             history[step] = instance.measure(learner, state)
             progress.update(step, **history[step])
     finally:

@@ -19,7 +19,7 @@ from metarl.bilevel.state import finite
 from metarl.config import Experiment
 from metarl.data.transitions import Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
-from metarl.errors import CheckpointError, ConfigError, DataError, NonFiniteError, UserError
+from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError, UserError
 from metarl.learner import Learner, Role, Spec
 from metarl.provenance import environment
 from metarl.training import checkpoints
@@ -233,7 +233,7 @@ class _Run:
         groups = [group for group, ok in finite(self.state).items() if not ok]
         if faults or groups:
             what = faults[0] if faults else _nonfinite_groups(groups)
-            raise NonFiniteError(
+            raise NumericalError(
                 f"{self.folder.path}, at or before step {self.step:,}: {what}. What was saved before is kept"
             )
         flags = checkpoints.as_float(self.state.flags)

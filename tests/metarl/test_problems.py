@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from metarl import Learner, Unrolled, Update, momentum, option, sgd
-from metarl.errors import ConfigError, NonFiniteError
+from metarl import Implicit, Learner, Unrolled, Update, momentum, option, sgd
+from metarl.errors import ConfigError, NumericalError
 from metarl.problems import Bound, Instance, Problem, no_policy, outer_loss, projected, solve
 from metarl.training.streams import generator
 
@@ -103,9 +103,39 @@ def test_outer_loss_takes_changes_to_the_estimator():
         assert outer_loss(learner.updates["b"], state, batches, steps=steps) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("estimator", "curvature", "words"),
+    [
+        (Implicit("x", "neumann", 30, scale=1.5), 2.0, r"update 'b' \(group 'b'\): .* lower Implicit's scale="),
+        (Implicit("x", "fixed_point", 30), 30.0, r"update 'b' \(group 'b'\): .* lower .* the inner learning rate"),
+        (Implicit("x", "cg"), -2.0, r"update 'b' \(group 'b'\): .* give Implicit damping="),
+    ],
+    ids=["divergent", "divergent-step", "indefinite"],
+)
+def test_an_estimate_without_a_value_stops_with_group_and_cure(estimator, curvature, words):
+    @dataclass(frozen=True)
+    class Unsolvable(Shift):
+        def build(self, seed):
+            instance = super().build(seed)
+            ((outer,),) = instance.learner.stages
+
+            def inner_loss(tree, batches):
+                return curvature * (tree["x"]["x"] - tree["b"]["b"]).square() / 2
+
+            learner = replace(
+                instance.learner,
+                stages=((replace(outer, gradient=estimator),),),
+                virtual={"x": Update("x", "x", inner_loss, sgd(0.1))},
+            )
+            return replace(instance, learner=learner, measure=lambda learner, state: {})
+
+    with pytest.raises(NumericalError, match=words):
+        solve(Unsolvable(), 3)
+
+
 def test_a_nonfinite_loss_stops_with_the_name_of_the_update_and_closes_the_bar():
     recorder = Recorder()
-    with pytest.raises(NonFiniteError, match=r"update 'b'.*became NaN or infinite"):
+    with pytest.raises(NumericalError, match=r"update 'b'.*became NaN or infinite"):
         solve(Shift(lr=1e30), 3, progress=recorder)
     assert recorder.stopped == 1
 

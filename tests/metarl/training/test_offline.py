@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from algorithms.td3_bc import TD3BC
 from metarl import Learner, Update, config, nn, sgd
 from metarl.data import transitions
-from metarl.errors import CheckpointError, ConfigError, DataError, DatasetUnavailable, NonFiniteError, UserError
+from metarl.errors import CheckpointError, ConfigError, DataError, DatasetUnavailable, NumericalError, UserError
 from metarl.training import checkpoints, offline
 from metarl.training.folder import RunFolder
 from metarl.training.progress import Silent
@@ -191,7 +191,7 @@ def poisoned(monkeypatch, step, column, value):
 def test_numbers_that_become_infinite_stop_the_run_and_keep_what_was_saved(run, monkeypatch, tmp_path):
     poisoned(monkeypatch, 25, "reward", float("inf"))
     with pytest.raises(
-        NonFiniteError, match=r"at or before step 25: .*critic.*NaN or infinite.*What was saved before is"
+        NumericalError, match=r"at or before step 25: .*critic.*NaN or infinite.*What was saved before is"
     ):
         run()
     (folder,) = (tmp_path / "runs").glob("small-*/0")
@@ -209,17 +209,17 @@ def test_a_parameter_that_becomes_nan_is_seen_though_no_loss_is(run, monkeypatch
         return state.with_params("critic_target", target), metrics
 
     monkeypatch.setattr(Learner, "step", step)
-    with pytest.raises(NonFiniteError, match=r"critic_target at or before step 1: .*critic_target became NaN"):
+    with pytest.raises(NumericalError, match=r"critic_target at or before step 1: .*critic_target became NaN"):
         run("log_every=1")
 
 
 def test_flags_are_read_before_every_checkpoint(run, monkeypatch, tmp_path):
     poisoned(monkeypatch, 38, "reward", float("nan"))
-    with pytest.raises(NonFiniteError, match="at or before step 40"):
+    with pytest.raises(NumericalError, match="at or before step 40"):
         run("log_every=20")
     (folder,) = (tmp_path / "runs").glob("small-*/0")
     assert checkpoints.load_newest(folder / "checkpoint", pytest.fail).step == 20
-    with pytest.raises(NonFiniteError):
+    with pytest.raises(NumericalError):
         run("log_every=20", "evaluation.every=40", "checkpoint.every=20", "steps=39", root="last")
     assert not list((tmp_path / "last").glob("small-*/0/checkpoint/*39"))
 

@@ -136,7 +136,9 @@ class _Policy:
         return obs
 
     def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
-        return nn.call(self.critic, tree["critic"], obs, action)[0]
+        # The second critic has no say in the policy.
+        first = {k.removeprefix("q1."): p for k, p in tree["critic"].items() if k.startswith("q1.")}
+        return nn.call(self.critic.q1, first, torch.cat((obs, action), dim=-1)).squeeze(-1)
 
     def v(self, tree: Tree, obs: Tensor) -> Tensor:
         raise ConfigError("td3_bc learns no state-value function; choose an algorithm that does, such as iql")

@@ -14,6 +14,7 @@ import torch
 from torchopt.base import GradientTransformation
 
 from metarl.bilevel import Batches, Metrics, Params, TrainState, Update
+from metarl.bilevel.compiling import compiled as compile_whole
 from metarl.errors import NumericalError
 from metarl.learner import Learner
 from metarl.training.progress import Reporter, Silent
@@ -194,7 +195,7 @@ def _steps(learner: Learner, compiled: bool) -> Callable[[frozenset[str]], Step]
             return learner.step(state, batches, due)
 
         if due not in graphs:
-            graphs[due] = torch.compile(step, fullgraph=True) if compiled else step
+            graphs[due] = compile_whole(step) if compiled else step
         return graphs[due]
 
     return step_of

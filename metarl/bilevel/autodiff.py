@@ -174,4 +174,4 @@ def detach(tree: Any) -> Any:
 
 def norm(params: Params) -> Tensor:
     """The Euclidean norm of a group taken as one vector, 0-d."""
-    return torch.stack([p.square().sum() for p in params.values()]).sum().sqrt()
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(p) for p in params.values()]))

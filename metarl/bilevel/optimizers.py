@@ -173,20 +173,17 @@ def _adam_step(
     # 1 - b^t without a float ** Tensor, which torch.func cannot trace, and without cancellation.
     bias1, bias2 = (-torch.expm1(count * math.log(b)) if b else torch.ones_like(count) for b in (b1, b2))
     bias2_root = bias2.sqrt()
-    mu = tree_map(lambda m, g: m + (1 - b1) * (g - m), state.mu, grads)
-    nu = tree_map(lambda v, g: b2 * v + (1 - b2) * (g * g), state.nu, grads)
-
-    def step(m: Tensor, v: Tensor) -> Tensor:
-        denominator = root(v) / bias2_root.to(v.dtype) + eps
-        return -(lr / bias1).to(m.dtype) * m / denominator
-
-    return tree_map(step, mu, nu), AdamState(mu, nu, count)
+    mu = tree_map(lambda m, g: torch.lerp(m, g, 1 - b1), state.mu, grads)
+    nu = tree_map(lambda v, g: torch.lerp(v, g * g, 1 - b2), state.nu, grads)
+    # With r = sqrt(bias2), the step is -(lr r / bias1) m / (sqrt(v) + eps r): all corrections on 0-d tensors.
+    dtype = _first(mu).dtype
+    scale, shift = (-lr * bias2_root / bias1).to(dtype), (eps * bias2_root).to(dtype)
+    return tree_map(lambda m, v: scale * (m / (root(v) + shift)), mu, nu), AdamState(mu, nu, count)
 
 
 def root(v: Tensor) -> Tensor:
-    """The square root, with derivative 0 (not infinity) where `v` is 0."""
-    positive = v > 0
-    return torch.where(positive, v, 1.0).sqrt() * positive
+    """The square root, with derivative 0 (not infinity) where `v` is 0 (its value there, 1e-19, drowns in eps)."""
+    return v.clamp_min(torch.finfo(v.dtype).tiny).sqrt()
 
 
 def _decayed(grads: Any, params: Any, weight_decay: float) -> Any:

@@ -108,12 +108,13 @@ class Unrolled:
     def objective(self, update: Update, state: TrainState, batches: Batches) -> Objective:
         """The outer loss as a function of the Update's group, through the virtual steps."""
         optimizers: dict[str, OptimizerLike] = {u.params: self.optimizer or u.optimizer for u in self.inners}
-        start = self._start(detach(state))
         contrast: tuple[Tree, ...] = ()
         if self.contrast is not None:
+            start = self._start(detach(state))
             other = virtual.updates_of(self.contrast)
             contrast = (detach(self._each_task(lambda b: self._roll(other, optimizers, start, b), batches)),)
         group = self.inners[-1].params
+        before = detach(self._start(state).tree[group])
 
         def objective(params: Params) -> tuple[Tensor, tuple[dict[str, Tensor], Params]]:
             entry = self._start(state.with_params(update.params, params))
@@ -121,7 +122,7 @@ class Unrolled:
             def one(batches: Batches, *contrast: Tree) -> tuple[Tensor, dict[str, Tensor], Params]:
                 adapted = self._roll(self.inners, optimizers, entry, batches)
                 loss, metrics = update.evaluate(adapted, batches, *contrast)
-                moved = {k: v - start.tree[group][k] for k, v in detach(adapted[group]).items()}
+                moved = {k: v - before[k] for k, v in detach(adapted[group]).items()}
                 return loss, {**metrics, "inner_step_norm": norm(moved)}, adapted[group]
 
             loss, metrics, adapted = self._each_task(one, batches, *contrast)

@@ -317,20 +317,32 @@ def test_an_inner_update_may_itself_be_unrolled(central_differences, flat):
 
 
 def test_conjugate_gradients_stop_at_their_tolerance():
+    """At the first iterate whose residual is small enough, and not before."""
     a, b = matrix(), torch.linspace(1, 2, D, dtype=torch.float64)
-    products = []
 
-    def product(x):
-        products.append(x)
-        return a @ x
+    def solved(iterations, tolerance):
+        return linear_solvers.conjugate_gradient(lambda x: a @ x, b, iterations, tolerance)
 
-    for tolerance in (1e-1, 1e-3, None):
-        x, residual, singular = linear_solvers.conjugate_gradient(product, b, 20, tolerance)
-        true = (b - a @ x).norm() / b.norm()
-        assert not singular and torch.allclose(residual, true, rtol=1e-6, atol=1e-13)
-        assert true <= (tolerance or 1e-13)
-    loose, _, _ = linear_solvers.conjugate_gradient(product, b, 20, 1e-1)
-    assert (b - a @ loose).norm() / b.norm() > 1e-4  # it did stop there
+    residuals = {n: float(solved(n, 0.0)[1]) for n in range(1, D + 1)}
+    for tolerance in (3e-1, 3e-2, 1e-3):
+        first = next(n for n, residual in residuals.items() if residual <= tolerance)
+        x, residual, singular = solved(20, tolerance)
+        assert torch.equal(x, solved(first, 0.0)[0]) and not singular
+        assert torch.allclose(residual, (b - a @ x).norm() / b.norm(), rtol=1e-9)
+    assert len({next(n for n, r in residuals.items() if r <= t) for t in (3e-1, 3e-2, 1e-3)}) == 3
+    x, _, _ = solved(20, None)
+    assert (b - a @ x).norm() < 1e-13 * b.norm()
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_conjugate_gradients_do_not_depend_on_the_scale_of_either_side(size):
+    b = torch.linspace(1, 2, D, dtype=torch.float64)
+    for a, singular in ((matrix(), False), (matrix(smallest=0.0), True)):
+        for left, right in ((size, 1.0), (1.0, size)):
+            x, _, flagged = linear_solvers.conjugate_gradient(lambda x, a=left * a: a @ x, right * b, 20)
+            assert bool(flagged) == singular
+            if not singular:
+                assert torch.allclose(x * left / right, torch.linalg.solve(a, b), rtol=1e-10)
 
 
 def test_a_zero_right_hand_side_has_the_zero_solution():

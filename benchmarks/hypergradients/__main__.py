@@ -1,0 +1,55 @@
+"""Measures, prints and writes benchmarks/results/hypergradients.json."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.hypergradients.comparison import Size, measure
+from benchmarks.hypergradients.problems import Problem, actor, cleaning, ridge
+from benchmarks.hypergradients.tables import shown, table
+from metarl.training.folder import write_json
+
+RESULT = Path(__file__).parents[1] / "results" / "hypergradients.json"
+QUICK = Size(rounds=5, turn_ms=10, backend=None)
+
+
+def problems() -> list[Problem]:
+    """Those that are published."""
+    return [ridge(60, 6), ridge(600, 60), cleaning(), actor("sgd"), actor("adam")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Time and memory of one hypergradient, against TorchOpt and higher.")
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
+    parser.add_argument("--only", default="", help="problems whose name contains this; writes nothing")
+    parser.add_argument("--quick", action="store_true", help="a few rounds without compiling; writes nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the table for the documentation")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    size = QUICK if options.quick else Size()
+    chosen = [problem for problem in problems() if options.only in problem.name]
+    # Compile times are those of a first run, and on one core like everything else.
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        result = measure(chosen, size)
+    Console().print(shown(result), highlight=False)
+    if options.markdown:
+        print(table(result))
+    if not options.quick and not options.only:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(options.out, result)
+        print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Measures, prints and writes benchmarks/results/hypergradients.json."""
+"""Measures, prints, and writes benchmarks/results/hypergradients.json and the table of docs/estimators.md."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from rich.console import Console
 from benchmarks.hypergradients.comparison import Size, measure
 from benchmarks.hypergradients.problems import Problem, actor, cleaning, ridge
 from benchmarks.hypergradients.tables import shown, table
-from metarl.training.folder import write_json
+from benchmarks.readme import with_table
+from metarl.training.folder import write_aside, write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "hypergradients.json"
+PAGE = Path(__file__).parents[2] / "docs" / "estimators.md"
 QUICK = Size(rounds=5, turn_ms=10, backend=None)
 
 
@@ -31,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")
     parser.add_argument("--only", default="", help="problems whose name contains this; writes nothing")
     parser.add_argument("--quick", action="store_true", help="a few rounds without compiling; writes nothing")
-    parser.add_argument("--markdown", action="store_true", help="print the table for the documentation")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -43,12 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         result = measure(chosen, size)
     Console().print(shown(result), highlight=False)
-    if options.markdown:
-        print(table(result))
     if not options.quick and not options.only:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, result)
-        print(f"written: {options.out}")
+        write_aside(PAGE, with_table(PAGE.read_text(), table(result), "hypergradient speed"))
+        print(f"written: {options.out} and {PAGE}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from benchmarks.hypergradients import Unequal, comparison, measure, table
-from benchmarks.hypergradients.__main__ import RESULT, main, problems
+from benchmarks.hypergradients.__main__ import PAGE, RESULT, main, problems
 from benchmarks.hypergradients.comparison import Size, errors, peak_memory
 from benchmarks.hypergradients.contestants import OURS, RIVALS, by_hand
 from benchmarks.hypergradients.problems import actor, cleaning, ridge
 from benchmarks.hypergradients.tables import shown
+from benchmarks.readme import with_table
 
 TINY = [
     ridge(n=8, d=3, steps=3),
@@ -102,3 +103,8 @@ def test_peak_memory_counts_what_is_held_at_once():
     assert peak_memory(lambda: x + 1) == pytest.approx(one, rel=0.01)
     assert peak_memory(lambda: (x + 1) * 2) == pytest.approx(2 * one, rel=0.01)
     assert peak_memory(lambda: [(x + 1).sum() for _ in range(5)]) == pytest.approx(one, rel=0.01)
+
+
+def test_the_committed_page_shows_the_committed_measurement():
+    page = PAGE.read_text()
+    assert with_table(page, table(json.loads(RESULT.read_text())), "hypergradient speed") == page

@@ -89,6 +89,8 @@ class Implicit:
             raise ConfigError(f"Implicit: solver must be one of {', '.join(solvers)}, not {self.solver!r}")
         if self.iterations < 1 or self.steps < 0 or self.damping < 0:
             raise ConfigError("Implicit: iterations must be at least 1, steps and damping at least 0")
+        if self.scale is not None and self.scale <= 0:
+            raise ConfigError(f"Implicit: scale must be positive, not {self.scale}")
         if self.damping and self.solver not in ("cg", "neumann"):
             raise ConfigError(f"Implicit: damping belongs to cg and neumann, not to {self.solver}")
         if self.scale is not None and self.solver not in ("neumann", "identity"):
@@ -265,7 +267,7 @@ class Implicit:
 
     def _scale(self, inner: Update, optimizer: Any) -> float | Tensor:
         if self.scale is not None or self.solver in ("cg", "fixed_point"):
-            return self.scale or 1.0
+            return 1.0 if self.scale is None else self.scale
         if self.solver == "identity":
             return 1.0
         plain, _ = _unwrapped(optimizer)

@@ -213,6 +213,7 @@ def test_flags_stay_and_are_seen_under_vmap():
         ({"solver": "lu"}, "solver must be one of cg, neumann, fixed_point, identity, not 'lu'"),
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"solver": "fixed_point", "damping": 0.1}, "damping belongs to cg and neumann, not to fixed_point"),
+        ({"solver": "neumann", "scale": 0.0}, "scale must be positive"),
         ({"scale": 0.1}, "scale belongs to neumann and identity, not to cg"),
     ],
 )

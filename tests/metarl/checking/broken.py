@@ -125,6 +125,21 @@ class WritesBatch(Sound):
         return policy.imitation(tree, batches["guide"], batches["noise"])
 
 
+class WritesTheSame(Sound):
+    """A write that happens to change no number here."""
+
+    def outer_loss(self, policy, tree, batches):
+        batches["guide"]["action"].clamp_(-99, 99)
+        return policy.imitation(tree, batches["guide"], batches["noise"])
+
+
+class WritesTemplate(Sound):
+    def weight(self, net, tree, batch):
+        with torch.no_grad():
+            net.layers[0].bias.add_(1)
+        return super().weight(net, tree, batch)
+
+
 class WritesParameter(Sound):
     def weight(self, net, tree, batch):
         tree["weight"]["layers.0.bias"] += 1

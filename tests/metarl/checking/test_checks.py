@@ -20,6 +20,7 @@ FAULTS = [
     ("MixesDtypes", "runs", ["mixes dtypes", "new_tensor", "broken.py:"]),
     ("Broadcast", "broadcasting", ["[23, 1] with [23] became [23, 23]", "broken.py:", ".squeeze(-1)"]),
     ("WritesBatch", "purity", ["batches['guide']['action']", "in place", ".clamp_(-0.9, 0.9)", "x = x + y"]),
+    ("WritesTheSame", "purity", ["batches['guide']['action']", ".clamp_(-99, 99)"]),
     ("GlobalRandomness", "purity", ["random", "torch.rand", "with_noise", "broken.py:"]),
     ("NumpyRandomness", "purity", ["numpy's generator", "with_noise"]),
     ("Counts", "purity", ["other numbers when it is called again"]),
@@ -109,6 +110,10 @@ def test_the_update_and_its_group_are_named_in_fields_too(checked):
     (failure,) = checked("Detached").problems
     assert (failure.update, failure.group) == ("weight", "weight")
     assert failure.where.endswith("`return super().weight(net, tree, batch).detach()`")
+
+
+def test_no_line_is_blamed_that_is_not_the_objectives(checked):
+    assert checked("ReturnsNothing").problems[0].where == ""
 
 
 def test_a_fault_of_the_inner_loss_is_told_once(checked):

@@ -60,3 +60,11 @@ def test_rounding_is_told_from_error():
 
     found = agreements(drowned, POINT, slope(POINT))
     assert all(a.error < 20 * a.noise for a in found[1:]) and found[-1].noise > 1e-3
+
+
+def test_rounding_inside_a_small_value_is_seen_too():
+    def cancelling(p):
+        return (1e8 + value(p)[0]) - 1e8, None
+
+    found = agreements(cancelling, POINT, slope(POINT))
+    assert found[-1].noise > 1e-3 and all(a.error < 20 * a.noise for a in found[1:])

@@ -43,11 +43,13 @@ class Role:
         source: the entry of `data:` that it is drawn from; several roles may draw from one.
         size: rows.
         statistics: the entry of `data:` whose statistics normalise its observations.
+        lead: axes before the rows: virtual steps for a role of `Unrolled.fresh`, tasks for one of `Unrolled.tasks`.
     """
 
     source: str
     size: int
     statistics: str = "train"
+    lead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,17 @@ class NoiseSpec:
         shape: without the batch axis, which is the size of `role`.
         role: the role whose size leads the shape; None where `shape` is all.
         distribution: "normal" (standard) or "uniform" (on [-1, 1]).
+        lead: axes before all of these, as in `Role`.
     """
 
     shape: tuple[int, ...]
     role: str | None = "train"
     distribution: str = "normal"
+    lead: tuple[int, ...] = ()
+
+    def whole_shape(self, roles: Mapping[str, Role]) -> tuple[int, ...]:
+        """The shape of one step's draw."""
+        return (*self.lead, *(() if self.role is None else (roles[self.role].size,)), *self.shape)
 
 
 @dataclass(frozen=True)
@@ -347,9 +355,10 @@ class Learner:
                     "through the inner loss, so that their hypergradient is exactly zero; use first_order=False"
                 )
             if lost:
+                constant = "; one that only adds a constant to an inner loss (a last bias) has no effect there"
                 raise ConfigError(
                     f"update {update.name!r}: parameters {', '.join(lost)} of group {update.params!r} do not reach "
-                    "its loss; remove them, or use them in the loss"
+                    f"its loss; remove them, or use them in the loss{constant if update.inners else ''}"
                 )
 
     def faults(self, state: TrainState) -> list[str]:

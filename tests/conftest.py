@@ -69,8 +69,7 @@ def draw(spec: Spec) -> Callable[..., Batches]:
                 "truncated": (normal(n) > 1.0).to(dtype),
             }
         batches["noise"] = {
-            name: normal(*([] if n.role is None else [learner.roles[n.role].size]), *n.shape)
-            for name, n in learner.noise.items()
+            name: normal(*n.whole_shape(learner.roles)) for name, n in learner.noise.items()
         }
         return batches
 

@@ -30,6 +30,11 @@ class _Held:
             self.values.append(x.detach().clone())
             return self.values[-1]
         self.position += 1
+        if self.position > len(self.values):
+            raise RuntimeError(
+                f"stop_gradient was called more often than in the recorded evaluation ({len(self.values)} times), so "
+                "that no value can be held: a loss must call it the same number of times at every point"
+            )
         return self.values[self.position - 1]
 
 

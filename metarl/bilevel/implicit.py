@@ -102,8 +102,7 @@ class Implicit:
         if len(inner) != 1:
             raise ConfigError(f"Implicit: one inner Update has one optimum; {len(inner)} are given. Use Unrolled")
         gradient = inner[0].gradient
-        cut = isinstance(gradient, Unrolled) and (gradient.first_order or gradient.truncate is not None)
-        if not isinstance(gradient, Direct | Unrolled) or cut:
+        if not isinstance(gradient, Direct | Unrolled) or not getattr(gradient, "exact", True):
             raise ConfigError(
                 f"Implicit: the estimated gradient of inner Update {inner[0].name!r} is not the gradient of a function "
                 "whose Hessian could be taken; let it use Direct, or Unrolled without truncate and first_order"

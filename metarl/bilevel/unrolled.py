@@ -93,6 +93,11 @@ class Unrolled:
         return replace(self, inner=inner, contrast=contrast)
 
     @property
+    def exact(self) -> bool:
+        """Whether the estimate is the gradient of `objective`, with nothing cut off."""
+        return not self.first_order and self.truncate is None
+
+    @property
     def inners(self) -> tuple[Update, ...]:
         """The inner Updates in the order they roll."""
         return virtual.updates_of(self.inner)

@@ -85,7 +85,7 @@ class Case:
         bounds = torch.tensor(self.spec.max_action, dtype=torch.float64)
         batches: Batches = {}
         for name, role in self.learner.roles.items():
-            lead = (*self._lead(name), role.size)
+            lead = (*role.lead, role.size)
             batches[name] = {
                 "obs": normal(*lead, self.spec.obs_dim),
                 "action": normal(*lead, self.spec.action_dim).tanh() * bounds,
@@ -96,19 +96,9 @@ class Case:
             }
         batches["noise"] = {}
         for name, noise in self.learner.noise.items():
-            rows = () if noise.role is None else (self.learner.roles[noise.role].size,)
-            drawn = normal(*self._lead(f"noise.{name}"), *rows, *noise.shape)
+            drawn = normal(*noise.whole_shape(self.learner.roles))
             batches["noise"][name] = drawn if noise.distribution == "normal" else torch.special.erf(drawn / 2**0.5)
         return pytree.tree_map(lambda x: x.to(dtype), batches)
-
-    def _lead(self, role: str) -> tuple[int, ...]:
-        """The axes before the rows: virtual steps for a role of `fresh`, tasks for one of `tasks`."""
-        for update in self.updates:
-            if role in (getattr(update.gradient, "fresh", None) or {}).values():
-                return (update.gradient.steps,)  # type: ignore[attr-defined]
-            if role in getattr(update.gradient, "tasks", ()):
-                return (2,)
-        return ()
 
 
 def period(learner: Learner, longest: int = 5000) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from metarl.bilevel import Batches, Estimate, Params, TrainState, Update
 from metarl.bilevel.autodiff import norm
@@ -35,7 +34,7 @@ def gradient(case: Case) -> list[Finding]:
                 break
         problems += _admitted(update, result)
         errors.append(f"{update.name} {best(found).error:.0e}")
-        if not _exact(update):
+        if not getattr(update.gradient, "exact", True):
             errors[-1] += f" ({type(update.gradient).__name__} approximates)"
             continue
         problems += _judged(update, state, batches, result.grads, found)
@@ -56,13 +55,6 @@ def _admitted(update: Update, result: Estimate) -> Iterator[Finding]:
         if bool(flag):
             text = f"update {update.name!r}: {cures.get(kind, kind)}"
             yield Finding("gradient", "warning", kind, text, update.name, update.params)
-
-
-def _exact(update: Update) -> bool:
-    """Whether the estimate claims to be the gradient of the objective."""
-    estimator: Any = update.gradient
-    shortened = getattr(estimator, "first_order", False) or getattr(estimator, "truncate", None) is not None
-    return getattr(estimator, "exact", True) and not shortened
 
 
 def _agrees(found: list[Agreement]) -> bool:

@@ -49,9 +49,9 @@ class Streams:
     ) -> None:
         self.seed = seed
         rows = next(iter(data.values())).rows
-        self._roles = {name: _Rows(data[name], role.size, seed, name) for name, role in roles.items()}
+        self._roles = {name: _Rows(data[name], role, seed, name) for name, role in roles.items()}
         self._noise = {
-            name: _Noise(spec, roles[spec.role].size if spec.role else None, seed, name, rows.dtype, rows.device)
+            name: _Noise(spec, spec.whole_shape(roles), seed, name, rows.dtype, rows.device)
             for name, spec in noise.items()
         }
 
@@ -65,10 +65,11 @@ class Streams:
 class _Rows:
     """Uniform draws with replacement from one packed dataset."""
 
-    def __init__(self, data: Transitions, size: int, seed: int, name: str) -> None:
+    def __init__(self, data: Transitions, role: Role, seed: int, name: str) -> None:
         self.rows: Tensor = data.rows
         self.layout: Layout = data.layout
-        self.size, self.seed, self.name = size, seed, name
+        self.shape, self.seed, self.name = (*role.lead, role.size), seed, name
+        self.size = math.prod(self.shape)
         self._block, self._indices = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
@@ -78,22 +79,23 @@ class _Rows:
                 len(self.rows), (BLOCK, self.size), generator=generator(self.seed, "batch", self.name, block)
             )
             self._block, self._indices = block, drawn.to(self.rows.device)
-        return self.layout.split(self.rows.index_select(0, self._indices[offset]))
+        drawn = self.rows.index_select(0, self._indices[offset])
+        return self.layout.split(drawn.view(*self.shape, -1) if len(self.shape) > 1 else drawn)
 
 
 class _Noise:
-    """One named noise of shape [size, *shape], or `shape` without a size."""
+    """One named noise of `shape` per step."""
 
     def __init__(
         self,
         spec: NoiseSpec,
-        size: int | None,
+        shape: tuple[int, ...],
         seed: int,
         name: str,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        self.shape = spec.shape if size is None else (size, *spec.shape)
+        self.shape = shape
         self.block = max(1, min(BLOCK, LARGEST // math.prod(self.shape)))
         self.uniform = spec.distribution == "uniform"
         self.seed, self.name, self.dtype, self.device = seed, name, dtype, device

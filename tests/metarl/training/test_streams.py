@@ -63,6 +63,17 @@ def test_rows_stay_whole_and_cover_the_data(rows):
     assert seen == set(range(50))
 
 
+def test_leading_axes_hold_rows_and_noise_of_their_own(rows):
+    roles = {"train": Role("train", 4), "many": Role("train", 4, lead=(2, 3))}
+    noise = {"n": NoiseSpec((5,), "many", lead=(3,)), "alone": NoiseSpec((7, 2), None)}
+    stream = streams.Streams({"train": rows, "many": rows}, roles, noise, seed=0)
+    batch = stream.batches(1)
+    assert batch["many"]["obs"].shape == (2, 3, 4, rows.layout.obs_dim) and batch["many"]["reward"].shape == (2, 3, 4)
+    assert torch.equal(batch["many"]["obs"][..., 0], batch["many"]["reward"])  # rows stay whole
+    assert len(batch["many"]["reward"].unique()) > 12
+    assert batch["noise"]["n"].shape == (3, 4, 5) and batch["noise"]["alone"].shape == (7, 2)
+
+
 def test_distributions(rows):
     stream = build(rows)
     noise = [stream.batches(step)["noise"] for step in range(1, 2 * BLOCK)]

@@ -68,9 +68,7 @@ def draw(spec: Spec) -> Callable[..., Batches]:
                 "terminated": (normal(n) > 0.5).to(dtype),
                 "truncated": (normal(n) > 1.0).to(dtype),
             }
-        batches["noise"] = {
-            name: normal(*n.whole_shape(learner.roles)) for name, n in learner.noise.items()
-        }
+        batches["noise"] = {name: normal(*n.whole_shape(learner.roles)) for name, n in learner.noise.items()}
         return batches
 
     return random

@@ -12,7 +12,6 @@ from torch import Tensor
 from metarl.bilevel import linear_solvers, virtual
 from metarl.bilevel.autodiff import (
     Params,
-    detach,
     is_tracked,
     linearized,
     norm,
@@ -143,7 +142,7 @@ class Implicit:
         if self.optimizer is not None:
             state = virtual.fresh(optimizers, state)
         for _ in range(self.steps):
-            state = detach(virtual.virtual_step(inner, optimizers, state, batches))
+            state = virtual.virtual_step(inner, optimizers, state, batches)
         theta = state.tree[group]
         right, _, _ = value_and_grad(lambda p: update.evaluate({**state.tree, group: p}, batches), theta)
         solve = self._fixed_point if self.solver == "fixed_point" else self._stationary

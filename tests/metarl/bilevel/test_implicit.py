@@ -131,6 +131,27 @@ def test_the_value_is_the_outer_loss_and_the_objective_has_the_estimate_as_its_g
     assert (flat(grads) - flat(expected)).norm() < 1e-9 * flat(grads).norm()
 
 
+def test_metrics_tell_how_well_the_system_is_solved():
+    phi, hessian = torch.linspace(0.3, 1, D).double(), matrix()
+    theta = torch.linspace(-1, 1, D).double()
+    right, gradient = theta - 1, hessian @ theta - phi**3
+
+    def residual(v):
+        return (hessian @ v - right).norm() / right.norm()
+
+    series = sum(torch.linalg.matrix_power(torch.eye(D) - 0.3 * hessian, i) @ right for i in range(4))
+    for settings, expected in (
+        (("neumann", 4, 0.0, 0.3), residual(0.3 * series)),
+        (("identity", 1, 0.0, 0.5), residual(0.5 * right)),
+    ):
+        found = estimate(bilevel(Implicit("fit", *settings)), theta=theta)
+        assert torch.allclose(found.metrics["residual"], expected, rtol=1e-10)
+        assert torch.allclose(found.metrics["inner_gradient_norm"], gradient.norm(), rtol=1e-6)
+    found = estimate(bilevel(Implicit("fit", "fixed_point", 4), sgd(0.3)), theta=theta)
+    assert torch.allclose(found.metrics["inner_step_norm"], 0.3 * gradient.norm(), rtol=1e-6)
+    assert torch.allclose(found.metrics["residual"], residual(0.3 * series), rtol=1e-10)
+
+
 # -- failures: flagged without a read-back, told by Learner.faults ---------------------------------------------
 
 

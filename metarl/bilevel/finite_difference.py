@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl.bilevel import virtual
-from metarl.bilevel.autodiff import Params, detach, norm, value_and_grad
+from metarl.bilevel.autodiff import Params, norm, value_and_grad
 from metarl.bilevel.direct import Direct
 from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState, optimizer_step
@@ -85,7 +85,6 @@ class FiniteDifference:
         (inner,) = self.inners
         group, phi = inner.params, state.tree[update.params]
         optimizer = self.optimizer or inner.optimizer
-        state = detach(state)
         start = here = state if self.optimizer is None else virtual.fresh({group: optimizer}, state)
         walked = []
         for _ in range(self.steps):

@@ -127,6 +127,39 @@ def test_epsilon_sets_the_displacement():
     assert 50 < off(1e-2) / off(1e-3) < 200
 
 
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_the_displacement_does_not_depend_on_the_scale_of_the_outer_loss(factor, apart):
+    """Without its length taken out, u of 1e9 would leave the region where the loss is smooth."""
+
+    def scaled(tree, batches):
+        return factor * judge(tree, batches)
+
+    plain = estimate(FiniteDifference("fit", steps=2)).grads
+    found = estimate(FiniteDifference("fit", steps=2), loss=scaled).grads
+    assert apart({k: g / factor for k, g in found.items()}, plain) < 1e-8
+
+
+def test_the_displacement_grows_with_the_parameters():
+    """The differences are taken at theta +- h u, with |h u| = epsilon max(1, |theta|)."""
+    gradient = FiniteDifference("fit", sgd(0.3), epsilon=1e-3)
+    learner = learner_of(gradient, sgd(0.3), loss=lambda t, b: judge(t, b) + t["meta"]["log_lr"])
+    for scale in (0.01, 10.0):
+        seen = []
+
+        def watched(tree, batches, seen=seen):
+            seen.append(tree["net"])
+            return fit(tree, batches)
+
+        state = learner.init(torch.float64)
+        state = state.with_params("net", {k: scale * v for k, v in state.tree["net"].items()})
+        inner = replace(learner.updates["fit"], loss=watched)
+        update = replace(learner.updates["judge"], gradient=replace(gradient, inner=inner))
+        update.gradient(update, state, batches_of(learner))
+        moved = torch.cat([(v - state.tree["net"][k]).reshape(-1).detach() for k, v in seen[-1].items()]).norm()
+        size = torch.cat([v.reshape(-1) for v in state.tree["net"].values()]).norm()
+        assert torch.allclose(moved, 1e-3 * size.clamp_min(1), rtol=1e-9)
+
+
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_forward_mode_in_chunks_is_the_same(chunk, apart):
     whole = estimate(ForwardMode("fit", steps=3))

@@ -3,6 +3,8 @@
 The rule: the data's mean return lies 30 to 50 % of the way from random to expert; over the seeds, TD3+BC's mean score
 exceeds behaviour cloning's by more than two standard errors of the difference, sqrt(sd_1^2 / n_1 + sd_2^2 / n_2); and
 cloning stays clearly below the expert: by more than two standard errors, at no more than 80 % of the way.
+Mazes compare success rates, which are mean returns where an episode pays 1 at its goal and ends there. Their medium
+level consists of pieces, whose returns are of no account: the first condition is left out.
 Prints the figures and records them beside the recipes, from where they reach the dataset's card.
 """
 
@@ -31,7 +33,7 @@ MEDIUM = (0.3, 0.5)  # where the data's mean return lies between random and expe
 
 @dataclass(frozen=True)
 class Verdict:
-    """The figures of one dataset; returns are raw.
+    """The figures of one dataset; returns are raw. Where the measure is success, all but `data_return` are rates.
 
     Attributes:
         cloning, td3_bc: scores over seeds.
@@ -40,6 +42,7 @@ class Verdict:
         difference: TD3+BC's mean minus cloning's.
         standard_error: of that difference.
         steps: gradient steps of every run.
+        measure: the recipe's, "return" or "success".
     """
 
     cloning: Spread
@@ -48,6 +51,7 @@ class Verdict:
     random_return: float
     expert_return: float
     steps: int
+    measure: str = "return"
 
     @property
     def difference(self) -> float:
@@ -65,8 +69,8 @@ class Verdict:
 
     @property
     def medium(self) -> bool:
-        """Whether the data lies where a medium level must."""
-        return MEDIUM[0] <= self.place(self.data_return) <= MEDIUM[1]
+        """Whether the data lies where a medium level must; pieces lie nowhere."""
+        return self.measure == "success" or MEDIUM[0] <= self.place(self.data_return) <= MEDIUM[1]
 
     @property
     def beats(self) -> bool:
@@ -98,7 +102,13 @@ class Verdict:
 
 
 def judge(
-    cloning: Spread, td3_bc: Spread, data_return: float, random_return: float, expert_return: float, steps: int
+    cloning: Spread,
+    td3_bc: Spread,
+    data_return: float,
+    random_return: float,
+    expert_return: float,
+    steps: int,
+    measure: str = "return",
 ) -> Verdict:
     """The figures from scores over seeds.
 
@@ -110,7 +120,7 @@ def judge(
             raise UserError(
                 f"{name} has {spread.n} finished seeds; the rule needs {LEAST_SEEDS}: run the suite to its end"
             )
-    return Verdict(cloning, td3_bc, data_return, random_return, expert_return, steps)
+    return Verdict(cloning, td3_bc, data_return, random_return, expert_return, steps, measure)
 
 
 def judge_column(loaded: Results, column: str) -> tuple[str, dict[str, Any], Verdict]:
@@ -135,7 +145,7 @@ def judge_column(loaded: Results, column: str) -> tuple[str, dict[str, Any], Ver
     if len(shas) > 1:
         raise UserError(f"{column}: the runs were trained on different rows (sha256 differs); run the suite anew")
     assert base.last is not None and better.last is not None
-    verdict = judge(base.last, better.last, levels[own], levels["random"], levels["expert"], base.steps)
+    verdict = judge(base.last, better.last, levels[own], levels["random"], levels["expert"], base.steps, found.measure)
     record = {"size": size, "seed": source["seed"], "version": found.version, "sha256": shas.pop()}
     return source["recipe"], record, verdict
 
@@ -164,13 +174,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def lines(recipe: str, verdict: Verdict) -> list[str]:
     """The figures for people."""
     errors = verdict.difference / verdict.standard_error
+    rates = verdict.measure == "success"
+    show = "{:.3f}".format if rates else "{:,.1f}".format
+    what = "success rate" if rates else "mean return"
+    data, place = verdict.data_return, f"{verdict.place(verdict.data_return):.1%} of the way"
+    base, better = verdict.cloning, verdict.td3_bc
     return [
-        f"{recipe}: {'accepted' if verdict.accepted else 'NOT accepted'} ({verdict.cloning.n} seeds)",
-        f"  random {verdict.random_return:,.1f}, expert {verdict.expert_return:,.1f} (mean return of the data)",
-        f"  the data {verdict.data_return:,.1f}, {verdict.place(verdict.data_return):.1%} of the way",
-        f"  {BASE} {verdict.cloning.mean:,.1f} ± {verdict.cloning.sd:,.1f}, {verdict.place(verdict.cloning.mean):.1%}",
-        f"  {BETTER} {verdict.td3_bc.mean:,.1f} ± {verdict.td3_bc.sd:,.1f}",
-        f"  difference {verdict.difference:,.1f}, {errors:.1f} standard errors ({verdict.standard_error:,.1f})",
+        f"{recipe}: {'accepted' if verdict.accepted else 'NOT accepted'} ({base.n} seeds)",
+        f"  random {show(verdict.random_return)}, expert {show(verdict.expert_return)} ({what} of the data)",
+        f"  the data {data:.1%} of pieces reach their goal" if rates else f"  the data {show(data)}, {place}",
+        f"  {BASE} {show(base.mean)} ± {show(base.sd or 0.0)}, {verdict.place(base.mean):.1%}",
+        f"  {BETTER} {show(better.mean)} ± {show(better.sd or 0.0)}",
+        f"  difference {show(verdict.difference)}, {errors:.1f} standard errors ({show(verdict.standard_error)})",
     ]
 
 

@@ -72,7 +72,7 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run's folder, runs/<name>-<hash>/<seed>.", show_default=False)],
     episodes: Annotated[int, typer.Option(help="Episodes to run.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the start states.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the start states; start-goal pairs are always the same.")] = 0,
     beside: Annotated[Path | None, typer.Option(help="Where components named module:Class lie.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
 ) -> None:
@@ -87,12 +87,17 @@ def evaluate(
         raise ConfigError(f"--episodes must be at least 1, not {episodes}")
     torch.set_num_threads(1)
     policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
-    evaluator = Evaluator(lambda: make_env(env), episodes, seed)
+    evaluator = Evaluator(lambda: make_env(env, policy.obs_keys or None), episodes, seed)
     result = evaluator(policy, step)
     evaluator.close()
     if as_json:
-        print(json.dumps({"step": step, "returns": result.returns, "lengths": result.lengths}))
+        print(json.dumps({"step": step, **result.to_dict()}))
         return
+    if result.success is not None:
+        steps = f", {np.mean(result.reached):,.0f} steps to goal" if result.reached else ""
+        console.print(
+            f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
+        )
     spread = float(np.std(result.returns))
     console.print(
         f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "

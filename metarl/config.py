@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metarl import registry
 from metarl.component import component, first_line, merge, option, overlay
-from metarl.data.sources import DataSource
+from metarl.data.sources import DataSource, Part
 from metarl.errors import ConfigError, nearest
 
 
@@ -170,7 +170,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         component("metarl.objectives", node, where, f"objective[{i}]" if several else "objective", folder)
         for i, node in enumerate(objective if several else [objective])
     ]
-    data = {role: merge(DataSource, node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
+    data = {role: _source(node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
     if "train" not in data:
         raise ConfigError(f"{where}: 'data.train' is missing; add 'train: {{recipe: ...}}' (see `metarl data list`)")
     evaluation = Evaluation(**plain["evaluation"])
@@ -221,6 +221,14 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         where=where,
         resolved=resolved,
     )
+
+
+def _source(node: Any, where: str, key: str) -> dict[str, Any]:
+    """One entry of `data`; each part of a mixture is checked by itself, since OmegaConf leaves lists as they are."""
+    if isinstance(node, Mapping) and isinstance(node.get("mix"), list):
+        parts = [merge(Part, part, where, f"{key}.mix[{i}]") for i, part in enumerate(node["mix"])]
+        node = {**node, "mix": parts}
+    return merge(DataSource, node, where, key)
 
 
 def _mapping(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -32,6 +33,16 @@ class CheckpointError(UserError):
 
 class NumericalError(UserError):
     """A loss, a gradient or a parameter became NaN or infinite, or an estimate has no value (a singular system)."""
+
+
+def one_line(error: BaseException) -> str:
+    """The kind and the text of an error, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def disk_reason(error: OSError) -> str:
+    """What the operating system says: `No space left on device`."""
+    return os.strerror(error.errno) if error.errno else one_line(error)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

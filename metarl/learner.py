@@ -28,11 +28,13 @@ class Spec:
     Attributes:
         obs_dim, action_dim: sizes of flat observations and actions.
         max_action: actions lie in [-max_action, max_action], per dimension.
+        obs_keys: keys of a dict observation in the order of the vector; empty where it has always been a vector.
     """
 
     obs_dim: int
     action_dim: int
     max_action: tuple[float, ...]
+    obs_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,8 @@ class Learner:
         for update in learner.updates.values():
             if hasattr(update.gradient, "noise"):
                 shapes = update.gradient.noise(update, learner._group(update.params))
-                learner = learner.with_noise(**{name: NoiseSpec(shape, None) for name, shape in shapes.items()})
+                specs = {name: NoiseSpec(shape, None) for name, shape in shapes.items()}
+                learner = learner.with_noise(**{k: v for k, v in specs.items() if learner.noise.get(k) != v})
         learner._check_stages()
         learner._check_bilevel()
         return learner
@@ -368,9 +371,16 @@ class Learner:
             where = f"update {update.name!r} (group {update.params!r})"
             kinds: Mapping[str, str] = {**getattr(update.gradient, "failures", {}), "nonfinite": _NONFINITE}
             for kind, cure in kinds.items():
-                if bool(state.flags.get(f"{kind}/{update.name}", False)):
+                flag = state.flags.get(f"{kind}/{update.name}")
+                if flag is not None and bool(flag.any()):
                     faults.append(f"{where}: {cure}")
                     break  # what follows from a failure need not be told
+            streak = int(state.flags.get(f"zero/{update.name}", torch.zeros(())).max())
+            if streak >= ZERO_STOP:
+                faults.append(
+                    f"{where}: its hypergradient was exactly zero {streak} times in a row, so it learns nothing; check "
+                    "what its losses depend on (metarl check)"
+                )
         return faults
 
     # -- running ---------------------------------------------------------------------------------------------
@@ -474,6 +484,7 @@ class Learner:
                     )
 
 
+ZERO_STOP = 500  # exactly zero hypergradients in a row
 _NONFINITE = (
     "its loss or its gradient became NaN or infinite; lower the learning rate, or look for extreme values in its data"
 )
@@ -486,14 +497,15 @@ def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainSt
     flags = dict(state.flags)
     for failure, failed in estimate.failures.items():
         key = f"{failure}/{update.name}"
-        flags[key] = flags[key] | failed
+        flags[key] = flags.get(key, False) | failed
     if estimate.loss is not None:
         key = f"nonfinite/{update.name}"
         flags[key] = flags[key] | ~estimate.loss.isfinite()
     if "hypergradient_norm" in estimate.metrics:
         size = estimate.metrics["hypergradient_norm"]
         key = f"zero/{update.name}"
-        flags[key] = torch.where(size == 0, flags[key] + 1, 0)
+        if key in flags:
+            flags[key] = torch.where(size == 0, flags[key] + 1, 0)
         key = f"nonfinite/{update.name}"
         flags[key] = flags[key] | ~size.isfinite()
     return TrainState({**state.tree, group: params}, {**state.opt, group: opt}, flags)

@@ -18,6 +18,7 @@ from metarl.bilevel.compiling import compiled as compile_whole
 from metarl.errors import NumericalError
 from metarl.learner import Learner
 from metarl.training.progress import Reporter, Silent
+from metarl.training.streams import Noise
 
 Figures = dict[str, float]
 Step = Callable[[TrainState, Batches], tuple[TrainState, Metrics]]
@@ -135,7 +136,17 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
     instance, progress = problem.build(seed), progress or Silent()
     learner = instance.learner.ready()
     state = learner.init(instance.dtype)
-    learner.check(state, instance.batches(1))
+    noise = {
+        name: Noise(spec, spec.whole_shape(learner.roles), seed, name, instance.dtype, torch.device("cpu"))
+        for name, spec in learner.noise.items()
+    }
+
+    def batches(step: int) -> Batches:
+        given = instance.batches(step)
+        drawn = {name: stream.draw(step) for name, stream in noise.items()}
+        return {**given, "noise": {**drawn, **given.get("noise", {})}} if drawn else given
+
+    learner.check(state, batches(1))
     if compiled is None and problem.compiled and not has_compiler():
         progress.say("there is no C++ compiler (set CXX, or install g++), so the step runs eagerly")
         compiled = False
@@ -145,7 +156,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
     progress.start(f"{type(problem).__name__} seed {seed}", 0, problem.steps)
     try:
         for step in range(1, problem.steps + 1):
-            state, _ = step_of(learner.due(step))(state, instance.batches(step))
+            state, _ = step_of(learner.due(step))(state, batches(step))
             if step % problem.every and step != problem.steps:
                 progress.update(step)
                 continue

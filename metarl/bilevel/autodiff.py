@@ -21,9 +21,9 @@ _held: _Held | None = None
 class _Held:
     """The values that `stop_gradient` saw in one evaluation, to be returned in the next ones."""
 
-    def __init__(self) -> None:
-        self.values: list[Tensor] = []
-        self.position: int | None = None  # None while recording
+    def __init__(self, values: list[Tensor] | None = None, position: int | None = None) -> None:
+        self.values: list[Tensor] = values or []
+        self.position = position  # None while recording
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.position is None:
@@ -58,18 +58,49 @@ def hold_stop_gradients() -> Iterator[Callable[[], None]]:
         rewind(); f(x + h)    # replays: the stopped values are those of f(x)
     ```
     """
-    global _held
     if _held is not None:
         raise RuntimeError("hold_stop_gradients does not nest")
-    _held = held = _Held()
+    held = _Held()
 
     def rewind() -> None:
         held.position = 0
 
-    try:
+    with _holding(held):
         yield rewind
+
+
+Function = Callable[[Params], tuple[Tensor, Any]]
+
+
+def recorded(fn: Function) -> Function:
+    """`fn` with the values that it stopped: `params -> (value, (aux, stopped values))`."""
+
+    def recording(params: Params) -> tuple[Tensor, Any]:
+        with _holding(_Held()) as held:
+            value, aux = fn(params)
+        return value, (aux, tuple(held.values))
+
+    return recording
+
+
+def replayed(fn: Function, values: tuple[Tensor, ...]) -> Function:
+    """`fn` with every `stop_gradient` giving the value that it gave when recorded."""
+
+    def replaying(params: Params) -> tuple[Tensor, Any]:
+        with _holding(_Held(list(values), 0)):
+            return fn(params)
+
+    return replaying
+
+
+@contextmanager
+def _holding(held: _Held) -> Iterator[_Held]:
+    global _held
+    before, _held = _held, held
+    try:
+        yield held
     finally:
-        _held = None
+        _held = before
 
 
 def _transformed() -> bool:

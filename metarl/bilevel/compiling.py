@@ -70,7 +70,8 @@ def _product(node: Any) -> tuple[fx.Node, fx.Node, bool, list[float]] | None:
             b, c = node.args
             return b, c, transposed, factors  # type: ignore[return-value]  # arguments of a product are nodes
         if node.target is _PERMUTE:
-            transposed = not transposed  # of a matrix, the only one that is not the identity
+            order: Any = node.args[1]
+            transposed ^= [d % 2 for d in order] == [1, 0]  # vmap leaves permutations that change nothing
         elif node.target in (_MUL, aten.mul.Scalar) and isinstance(node.args[1], int | float):
             factors.append(node.args[1])
         elif node.target is aten.neg.default:

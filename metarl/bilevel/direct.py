@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metarl.bilevel.autodiff import Params, detach, is_tracked, value_and_grad
+from metarl.bilevel.autodiff import Params, is_tracked, value_and_grad
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batches, Estimate, Objective, Tree, Update
 
@@ -53,7 +53,7 @@ class Track:
     fn: Callable[[Tree, Batches], Params]
 
     def __call__(self, update: Update, state: TrainState, batches: Batches) -> Estimate:
-        return _towards(state.tree[update.params], detach(self.fn(state.tree, batches)))
+        return _towards(state.tree[update.params], self.fn(state.tree, batches))
 
 
 def _towards(own: Params, source: Params) -> Estimate:

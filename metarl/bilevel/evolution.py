@@ -47,8 +47,8 @@ class EvolutionStrategies:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.sigma <= 0:
-            raise ConfigError("EvolutionStrategies: samples must be at least 2 and sigma positive")
+        if self.samples < 2 or self.sigma <= 0 or (self.chunk is not None and self.chunk < 1):
+            raise ConfigError("EvolutionStrategies: samples must be at least 2, chunk at least 1, sigma positive")
         if not isinstance(self.base, Direct | Unrolled):
             raise ConfigError(f"EvolutionStrategies: base must be Direct or Unrolled, not {type(self.base).__name__}")
         if getattr(self.base, "backend", "native") != "native":
@@ -89,15 +89,23 @@ class EvolutionStrategies:
             loss, grads, {**metrics, "hypergradient_norm": norm(grads), "standard_error": error}, inner or None
         )
 
+    def check(self, update: Update, state: TrainState) -> None:
+        """What the base says of its settings."""
+        if isinstance(self.base, Unrolled):
+            self.base.check(update, state)
+
     def unreached(self, update: Update, state: TrainState, batches: Batches) -> list[str]:
-        """Parameters that do not move the value of the objective when they alone are perturbed."""
+        """Parameters that move the value nowhere when they alone are perturbed, by sigma to a thousand sigma."""
         objective = self.base.objective(update, state, batches)  # type: ignore[attr-defined]
         point = state.tree[update.params]
-        draws = unravel(batches["noise"][_draws(update)][0], point)
+        draws = [unravel(draw, point) for draw in batches["noise"][_draws(update)][:8]]
         value = objective(point)[0]
-        return [
-            name for name, p in point.items() if objective({**point, name: p + self.sigma * draws[name]})[0] == value
-        ]
+
+        def moves(name: str) -> bool:
+            places = (point[name] + scale * self.sigma * d[name] for scale in (1, 10, 100, 1000) for d in draws)
+            return any(bool(objective({**point, name: p})[0] != value) for p in places)
+
+        return [name for name in point if not moves(name)]
 
 
 def _draws(update: Update) -> str:

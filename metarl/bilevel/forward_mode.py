@@ -23,7 +23,8 @@ class ForwardMode(Unrolled):
         Z_{k+1} = A_k Z_k + B_k,    estimate_j = dF/dtheta Z_steps + dF/dphi_j                       (its Eq. 9)
 
     Exact. Memory does not grow with `steps`; time grows with the number of meta-parameters: right for a handful of
-    them (learning rates, penalties, a temperature) and a long roll.
+    them (learning rates, penalties, a temperature) and a long roll. `torch.no_grad` in a loss does not stop tangents:
+    write `metarl.stop_gradient`.
 
     Attributes:
         chunk: meta-parameters whose tangents are carried at once; all by default.

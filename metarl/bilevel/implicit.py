@@ -21,11 +21,12 @@ from metarl.bilevel.autodiff import (
     value_and_grad,
 )
 from metarl.bilevel.direct import Direct
-from metarl.bilevel.optimizers import MomentumState, Optimizer
+from metarl.bilevel.optimizers import MomentumState, Optimizer, Setting, decays, innermost
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.unrolled import Unrolled
 from metarl.bilevel.update import Batches, Estimate, Metrics, Objective, OptimizerLike, Update
 from metarl.bilevel.virtual import Inner
+from metarl.bilevel.wrappers import clips
 from metarl.errors import ConfigError
 
 
@@ -128,6 +129,8 @@ class Implicit:
     def check(self, update: Update, state: TrainState) -> None:
         """Raises ConfigError for an inner optimiser under which the formula does not hold."""
         inner = self.inners[0]
+        if inner.params == update.params:
+            raise ConfigError(f"update {update.name!r}: Implicit moves another group than its inner Update")
         self._decay(inner, virtual.built(self.optimizer or inner.optimizer, state.tree))
         self._scale(inner, virtual.built(self.optimizer or inner.optimizer, state.tree))
 
@@ -166,13 +169,13 @@ class Implicit:
     ) -> tuple[Callable[[TrainState], Tensor], Metrics, dict[str, Tensor]]:
         """`<v, grad f>` as a function of the state, with `H v = right`."""
         theta = state.tree[inner.params]
-        optimizer = virtual.built(optimizers[inner.params], state.tree)
-        decay, scale = self._decay(inner, optimizer), self._scale(inner, optimizer)
+        scale = self._scale(inner, virtual.built(optimizers[inner.params], state.tree))
 
         def gradient(at: TrainState, params: Params) -> Params:
             objective = inner.gradient.objective(inner, at, batches)  # type: ignore[attr-defined]
             grads, _, _ = value_and_grad(objective, params, differentiable=True)
-            return {k: g + decay * params[k] for k, g in grads.items()} if decay else grads
+            decay = self._decay(inner, virtual.built(optimizers[inner.params], at.tree))
+            return {k: g + decay * params[k] for k, g in grads.items()} if decays(decay) else grads
 
         at_theta, pull = linearized(lambda p: gradient(state, p), theta)
 
@@ -229,7 +232,7 @@ class Implicit:
         here = joint(state.tree[group], state.opt[group])
         after, pull = linearized(lambda both: step(state, both), here)
         b = ravel({k: right.get(k, torch.zeros_like(p)) for k, p in here.items()})
-        u, residual = linear_solvers.fixed_point(lambda v: ravel(pull(unravel(v, here))), b, self.iterations)
+        u, residual, growing = linear_solvers.fixed_point(lambda v: ravel(pull(unravel(v, here))), b, self.iterations)
         held = unravel(u, here)
 
         def penalty(at: TrainState) -> Tensor:
@@ -237,50 +240,41 @@ class Implicit:
             return -torch.stack([(held[k] * p).sum() for k, p in stepped.items()]).sum()
 
         moved = norm({k: after[k] - here[k] for k in names})
-        failures = {"singular": torch.zeros_like(b[0], dtype=torch.bool), "diverged": ~(residual <= 1)}
+        failures = {"singular": torch.zeros_like(b[0], dtype=torch.bool), "diverged": growing}
         return penalty, {"inner_step_norm": moved, "residual": residual}, failures
 
-    def _decay(self, inner: Update, optimizer: Any) -> float:
+    def _decay(self, inner: Update, optimizer: Any) -> Setting:
         """The weight decay that moves the optimum; raises ConfigError where there is no such optimum."""
         name = getattr(optimizer, "name", None)
-        plain, wrappers = _unwrapped(optimizer)
+        plain = innermost(optimizer)
         if not isinstance(plain, Optimizer):
             raise ConfigError(
                 f"Implicit: it cannot be known where {type(plain).__name__}, the optimiser of inner Update "
                 f"{inner.name!r}, comes to rest; use one of metarl's"
             )
         decay = plain.hparams["weight_decay"]
-        if self.solver == "fixed_point" and (plain.adaptive or wrappers):
+        if self.solver == "fixed_point" and (plain.adaptive or plain is not optimizer):
             raise ConfigError(
                 f"Implicit: fixed_point iterates the step of inner Update {inner.name!r}, and that of {name} has no "
                 "derivative, or no fixed form, where the gradient is zero; use solver='cg' or 'neumann', or sgd or "
                 "momentum"
             )
-        if decay and (plain.name == "adamw" or "clip_by_global_norm" in wrappers):
+        if decays(decay) and (plain.name == "adamw" or clips(optimizer)):
             raise ConfigError(
                 f"Implicit: with weight decay, {name} of inner Update {inner.name!r} does not rest where a gradient is "
                 "zero; put the decay into the inner loss"
             )
         return decay
 
-    def _scale(self, inner: Update, optimizer: Any) -> float | Tensor:
+    def _scale(self, inner: Update, optimizer: Any) -> Setting:
         if self.scale is not None or self.solver in ("cg", "fixed_point"):
             return 1.0 if self.scale is None else self.scale
         if self.solver == "identity":
             return 1.0
-        plain, _ = _unwrapped(optimizer)
+        plain = innermost(optimizer)
         if plain.adaptive:
             raise ConfigError(
                 f"Implicit: neumann needs scale=, below 2 over the largest eigenvalue of the inner Hessian; the "
                 f"learning rate of {plain.name}, inner Update {inner.name!r}, says nothing about it"
             )
         return plain.hparams["lr"]
-
-
-def _unwrapped(optimizer: Any) -> tuple[Any, list[str]]:
-    """The optimiser inside clipping and schedules, and their names."""
-    wrappers = []
-    while isinstance(optimizer, Optimizer) and "optimizer" in optimizer.hparams:
-        wrappers.append(optimizer.name)
-        optimizer = optimizer.hparams["optimizer"]
-    return optimizer, wrappers

@@ -39,7 +39,7 @@ def conjugate_gradient(
         curvature, pp = p.dot(ap), p.dot(p)
         steepest = torch.maximum(steepest, curvature / torch.where(pp > 0, pp, 1))
         running = (rr > tolerance**2 * bb) & ~singular
-        flat = ~(curvature > 10 * eps * steepest * pp)
+        flat = curvature <= 10 * eps * steepest * pp  # not so for NaN, which goes on into x
         singular = singular | (running & flat)
         move = running & ~flat
         alpha = torch.where(move, rr / torch.where(move, curvature, 1), 0)
@@ -61,13 +61,21 @@ def neumann(product: Operator, b: Tensor, iterations: int, scale: float | Tensor
     return x, relative(term, b)
 
 
-def fixed_point(transpose: Operator, b: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """`x = sum_{i < iterations} J^i b`, towards `(I - J)^-1 b`; it converges where J is a contraction."""
+def fixed_point(transpose: Operator, b: Tensor, iterations: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`x = sum_{i < iterations} J^i b`, towards `(I - J)^-1 b`; it converges where J is a contraction.
+
+    Returns:
+        x [P], residual (0-d), growing (0-d bool): the last term is above b and twice the middle one. A momentum's J
+        is not normal, so that terms may rise for a while before they fall.
+    """
     x, term = torch.zeros_like(b), b
-    for _ in range(iterations):
+    for i in range(iterations):
+        if i == iterations // 2:
+            middle = relative(term, b)
         x = x + term
         term = transpose(term)
-    return x, relative(term, b)
+    residual = relative(term, b)
+    return x, residual, ~((residual <= 1) | (residual <= 2 * middle))
 
 
 def relative(r: Tensor, b: Tensor) -> Tensor:

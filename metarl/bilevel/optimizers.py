@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torchopt.base import EmptyState, GradientTransformation
 
+Setting = float | Tensor  # a number, or a 0-d tensor that is itself learned
+
 
 class Optimizer(GradientTransformation):
     """A `GradientTransformation` that knows its name and settings, for backends, exports and checkpoints."""
@@ -55,7 +57,7 @@ class RMSpropState(NamedTuple):
     count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nothing calls
 
 
-def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:
+def sgd(lr: Setting, weight_decay: Setting = 0.0) -> Optimizer:
     """Gradient descent: `p <- p - lr (g + weight_decay p)`."""
 
     def update(grads: Any, state: EmptyState, *, params: Any = None, inplace: bool = False) -> tuple:
@@ -65,7 +67,7 @@ def sgd(lr: float | Tensor, weight_decay: float = 0.0) -> Optimizer:
     return Optimizer("sgd", {"lr": lr, "weight_decay": weight_decay}, lambda params: EmptyState(), update)
 
 
-def momentum(lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, weight_decay: float = 0.0) -> Optimizer:
+def momentum(lr: Setting, momentum: Setting = 0.9, nesterov: bool = False, weight_decay: Setting = 0.0) -> Optimizer:
     """Heavy-ball descent as torch.optim.SGD writes it: `m <- momentum m + g`, `p <- p - lr m`.
 
     With `nesterov` the step is along `g + momentum m`.
@@ -85,7 +87,7 @@ def momentum(lr: float | Tensor, momentum: float = 0.9, nesterov: bool = False, 
 
 
 def adam(
-    lr: float | Tensor, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+    lr: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, weight_decay: Setting = 0.0
 ) -> Optimizer:
     """Adam (Kingma & Ba 2015, arXiv:1412.6980, Algorithm 1), as torch.optim.Adam computes it.
 
@@ -102,7 +104,7 @@ def adam(
 
 
 def adamw(
-    lr: float | Tensor, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.01
+    lr: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, weight_decay: Setting = 0.01
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): Adam's step with `- lr weight_decay p` beside it."""
     _check_betas(b1=b1, b2=b2)
@@ -117,7 +119,7 @@ def adamw(
     return Optimizer("adamw", hparams, _adam_init, update, adaptive=True)
 
 
-def rmsprop(lr: float | Tensor, alpha: float = 0.99, eps: float = 1e-8, weight_decay: float = 0.0) -> Optimizer:
+def rmsprop(lr: Setting, alpha: Setting = 0.99, eps: Setting = 1e-8, weight_decay: Setting = 0.0) -> Optimizer:
     """RMSprop (Tieleman & Hinton 2012, lecture 6.5) as torch.optim.RMSprop computes it.
 
     `v <- alpha v + (1 - alpha) g^2`, `p <- p - lr g / (sqrt(v) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
@@ -136,6 +138,13 @@ def rmsprop(lr: float | Tensor, alpha: float = 0.99, eps: float = 1e-8, weight_d
     return Optimizer("rmsprop", hparams, init, update, adaptive=True)
 
 
+def innermost(optimizer: Any) -> Any:
+    """The optimiser inside clipping and schedules."""
+    while isinstance(optimizer, Optimizer) and "optimizer" in optimizer.hparams:
+        optimizer = optimizer.hparams["optimizer"]
+    return optimizer
+
+
 def first_step_is_sign(state: Any) -> bool:
     """Whether this is the state of an optimiser whose first step is about lr * sign(gradient)."""
     return isinstance(_innermost(state), AdamState | RMSpropState)
@@ -152,9 +161,9 @@ def _innermost(state: Any) -> Any:
     return state
 
 
-def _check_betas(**betas: float) -> None:
+def _check_betas(**betas: Setting) -> None:
     for name, value in betas.items():
-        if not 0 <= value < 1:
+        if not isinstance(value, Tensor) and not 0 <= value < 1:
             raise ValueError(f"{name} must lie in [0, 1), not {value}")
 
 
@@ -167,11 +176,10 @@ def _zero_count(params: Any) -> Tensor:
 
 
 def _adam_step(
-    grads: Any, state: AdamState, lr: float | Tensor, b1: float, b2: float, eps: float
+    grads: Any, state: AdamState, lr: Setting, b1: Setting, b2: Setting, eps: Setting
 ) -> tuple[Any, AdamState]:
     count = state.count + 1
-    # 1 - b^t without a float ** Tensor, which torch.func cannot trace, and without cancellation.
-    bias1, bias2 = (-torch.expm1(count * math.log(b)) if b else torch.ones_like(count) for b in (b1, b2))
+    bias1, bias2 = _bias(count, b1), _bias(count, b2)
     bias2_root = bias2.sqrt()
     mu = tree_map(lambda m, g: torch.lerp(m, g, 1 - b1), state.mu, grads)
     nu = tree_map(lambda v, g: torch.lerp(v, g * g, 1 - b2), state.nu, grads)
@@ -181,13 +189,25 @@ def _adam_step(
     return tree_map(lambda m, v: scale * (m / (root(v) + shift)), mu, nu), AdamState(mu, nu, count)
 
 
+def _bias(count: Tensor, b: Setting) -> Tensor:
+    """`1 - b^count` without a float ** Tensor, which torch.func cannot trace, and without cancellation."""
+    if not isinstance(b, Tensor) and b == 0:
+        return torch.ones_like(count)
+    return -torch.expm1(count * (torch.log(b) if isinstance(b, Tensor) else math.log(b)))
+
+
 def root(v: Tensor) -> Tensor:
     """The square root, with derivative 0 (not infinity) where `v` is 0 (its value there, 1e-19, drowns in eps)."""
     return v.clamp_min(torch.finfo(v.dtype).tiny).sqrt()
 
 
-def _decayed(grads: Any, params: Any, weight_decay: float) -> Any:
-    if not weight_decay:
+def decays(weight_decay: Setting) -> bool:
+    """Whether there is a weight decay; one that is learned always counts."""
+    return isinstance(weight_decay, Tensor) or weight_decay != 0
+
+
+def _decayed(grads: Any, params: Any, weight_decay: Setting) -> Any:
+    if not decays(weight_decay):
         return grads
     if params is None:
         raise ValueError("weight_decay needs params=: it acts on them")

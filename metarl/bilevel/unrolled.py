@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metarl.bilevel import backends, virtual
 from metarl.bilevel.autodiff import Params, detach, is_tracked, norm, value_and_grad
-from metarl.bilevel.optimizers import Optimizer
+from metarl.bilevel.optimizers import Optimizer, innermost
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batches, Estimate, Objective, OptimizerLike, Tree, Update
 from metarl.bilevel.virtual import Inner, virtual_step
@@ -66,6 +66,10 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        if isinstance(self.tasks, str):
+            raise ConfigError(f"{name}: tasks is a tuple of roles, such as ({self.tasks!r},), not a string")
+        if self.optimizer is not None and not callable(self.optimizer) and not hasattr(self.optimizer, "update"):
+            raise ConfigError(f"{name}: optimizer must be an optimiser such as sgd(0.1), not {self.optimizer!r}")
         if self.steps < 1:
             raise ConfigError(f"{name}: steps must be at least 1, not {self.steps}")
         if self.truncate is not None and not 1 <= self.truncate <= self.steps:
@@ -128,7 +132,8 @@ class Unrolled:
                 adapted = self._roll(self.inners, optimizers, entry, batches)
                 loss, metrics = update.evaluate(adapted, batches, *contrast)
                 moved = {k: v - before[k] for k, v in detach(adapted[group]).items()}
-                return loss, {**metrics, "inner_step_norm": norm(moved)}, adapted[group]
+                metrics = {**metrics, "inner_step_norm": norm(moved)}
+                return loss, {k: torch.as_tensor(v).to(loss.dtype) for k, v in metrics.items()}, adapted[group]
 
             loss, metrics, adapted = self._each_task(one, batches, *contrast)
             if self.tasks:
@@ -141,12 +146,26 @@ class Unrolled:
 
     def check(self, update: Update, state: TrainState) -> None:
         """Warns of one virtual step of a fresh adaptive optimiser."""
+        if self.init_from is not None:
+            self._check_start(update, state.tree)
         given = None if self.optimizer is None else virtual.built(self.optimizer, state.tree)
         if isinstance(given, Optimizer) and given.adaptive and self.steps == 1:
             warnings.warn(
-                f"update {update.name!r}: one virtual step of a fresh {given.name} has a useless hypergradient (its "
+                f"update {update.name!r}: one virtual step of a fresh {innermost(given).name} has a useless "
+                "hypergradient (its "
                 "first step is about lr * sign(gradient)); use sgd, or optimizer=None to carry the real moments",
                 stacklevel=3,
+            )
+
+    def _check_start(self, update: Update, tree: Tree) -> None:
+        group = self.inners[0].params
+        if self.init_from not in tree:
+            return  # the search for the name itself says so better
+        ours, theirs = ({k: tuple(p.shape) for k, p in tree[name].items()} for name in (group, self.init_from))
+        if ours != theirs:
+            raise ConfigError(
+                f"update {update.name!r}: init_from={self.init_from!r} has the parameters {theirs}, its inner group "
+                f"{group!r} has {ours}; both must be alike"
             )
 
     def _start(self, state: TrainState) -> TrainState:

@@ -55,6 +55,7 @@ class GradientEstimator(Protocol):
         noise(update, params): the noise that it reads, by name.
         failures: what can go wrong on the way, by name, each as a sentence with its cure.
         exact: whether the estimate is the gradient of `objective` (to rounding); taken as true where absent.
+        tolerance: the relative error that one which is not exact should stay below in float64.
         differentiable: whether an outer estimator may differentiate the estimate; taken as true where absent.
     """
 

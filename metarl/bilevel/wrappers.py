@@ -41,6 +41,15 @@ def clip_by_global_norm(optimizer: GradientTransformation, max_norm: float) -> O
     return _wrapper("clip_by_global_norm", optimizer, {"max_norm": max_norm}, optimizer.init, update)
 
 
+def clips(optimizer: Any) -> bool:
+    """Whether clipping stands around an optimiser, at any depth."""
+    while isinstance(optimizer, Optimizer) and "optimizer" in optimizer.hparams:
+        if optimizer.name == "clip_by_global_norm":
+            return True
+        optimizer = optimizer.hparams["optimizer"]
+    return False
+
+
 def cosine_decay(optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0) -> Optimizer:
     """`optimizer` with its steps scaled by a cosine from 1 to `final` over `steps`, after a linear rise over `warmup`.
 

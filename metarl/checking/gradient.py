@@ -36,6 +36,8 @@ def gradient(case: Case) -> list[Finding]:
         errors.append(f"{update.name} {best(found).error:.0e}")
         if not getattr(update.gradient, "exact", True):
             errors[-1] += f" ({type(update.gradient).__name__} approximates)"
+            if best(found).error > getattr(update.gradient, "tolerance", float("inf")):
+                problems.append(_far_off(update, best(found)))
             continue
         problems += _judged(update, state, batches, result.grads, found)
     measured = "relative error " + ", ".join(errors) if errors else "no gradient to compare"
@@ -55,6 +57,16 @@ def _admitted(update: Update, result: Estimate) -> Iterator[Finding]:
         if bool(flag):
             text = f"update {update.name!r}: {cures.get(kind, kind)}"
             yield Finding("gradient", "warning", kind, text, update.name, update.params)
+
+
+def _far_off(update: Update, found: Agreement) -> Finding:
+    kind = type(update.gradient).__name__
+    text = (
+        f"update {update.name!r}: {kind} is {found.error:.0e} off the gradient that it approximates: a plain detach in "
+        "the inner loss (write metarl.stop_gradient, which it can hold), a kink, or an adaptive step with a small eps; "
+        "or let it use Unrolled"
+    )
+    return Finding("gradient", "warning", f"{found.error:.0e} at h={found.h:g}", text, update.name, update.params)
 
 
 def _agrees(found: list[Agreement]) -> bool:

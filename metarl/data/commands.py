@@ -1,4 +1,4 @@
-"""`metarl data make|list|inspect`."""
+"""`metarl data make|list|import|export|inspect`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,20 @@ from rich.table import Table
 from rich.text import Text
 
 from metarl import registry
-from metarl.data.minari import Episode, local_datasets, read_columns, root
+from metarl.data import files, importing
+from metarl.data.minari import Episode, is_local, load_minari, local_datasets, read_columns, root
 from metarl.data.recipes.datasets import GROUP, find, load_any, make_dataset, recipe_dataset_id, siblings
+from metarl.data.scores import normalized
 from metarl.data.transitions import Transitions
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, DataError
 
 app = typer.Typer(no_args_is_help=True)
 
 Size = Annotated[int | None, typer.Option(help="Transitions; the recipe's default if not given.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="The seed of all that is random in the data.")]
+Env = Annotated[
+    str | None, typer.Option(help="Gymnasium id of the environment that a file comes from.", show_default=False)
+]
 
 
 @app.command()
@@ -84,11 +89,53 @@ def list_datasets() -> None:
     console.print(table)
 
 
-@app.command()
-def inspect(
-    target: Annotated[str, typer.Argument(metavar="ID_OR_RECIPE", help="A dataset id, or <name>/<level>.")],
+@app.command("import")
+def import_dataset(
+    source: Annotated[str, typer.Argument(metavar="ID_OR_FILE", help="A Minari id, or an npz or hdf5 file.")],
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="ID", help="The Minari id of a file's rows.", show_default=False)
+    ] = None,
+    env: Env = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is already here.")] = False,
+) -> None:
+    """Download a Minari dataset, or write a file with D4RL's keys as one."""
+    console = Console()
+    if not _is_file(source):
+        if name is not None or env is not None:
+            raise DataError(f"{source!r} is no file, and --as and --env are for files; leave them out to download it.")
+        if force or not is_local(source):
+            importing.download(source, overwrite=force)
+        name = source
+    elif name is None:
+        raise DataError(f"give the id that {source!r} is to have: --as <namespace>/<name>-v0")
+    else:
+        importing.import_file(source, name, env, overwrite=force)
+    transitions = load_minari(name)
+    console.print(f"{name}: {_counts(transitions)}", highlight=False, soft_wrap=True)
+
+
+@app.command("export")
+def export_dataset(
+    source: Annotated[str, typer.Argument(metavar="ID_OR_RECIPE", help="A dataset id, or <name>/<level>.")],
+    path: Annotated[Path, typer.Argument(help="An .npz, .hdf5 or .h5 file.", show_default=False)],
     size: Size = None,
     seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+) -> None:
+    """Write a dataset as a file with D4RL's keys."""
+    transitions = load_any(_dataset_id(source, size, seed))
+    files.export_file(transitions, path, overwrite=force)
+    Console().print(f"{path}: {_counts(transitions)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    target: Annotated[
+        str, typer.Argument(metavar="ID_OR_RECIPE", help="A dataset id, <name>/<level>, or an npz or hdf5 file.")
+    ],
+    size: Size = None,
+    seed: Seed = 0,
+    env: Env = None,
     picture: Annotated[
         Path | None, typer.Option(help="Also draw returns, observations and actions into this .png, .svg or .pdf.")
     ] = None,
@@ -99,18 +146,22 @@ def inspect(
     console = Console()
     if picture is not None:
         check_path(picture)
-    dataset_id = target if re.search(r"-v\d+$", target) else recipe_dataset_id(target, size, seed)
-    columns = read_columns(dataset_id)
+    file = _is_file(target)
+    dataset_id = target if file else _dataset_id(target, size, seed)
+    columns = {files.KEYS[k]: v for k, v in files.read_columns(target).items()} if file else read_columns(dataset_id)
     console.print(_ranges(columns, dataset_id))
-    transitions = load_any(dataset_id)  # after the ranges: it refuses data that is not finite
-    lengths = transitions.episode_lengths().numpy()
+    # after the ranges: loading refuses data that is not finite
+    transitions = files.load_file(target, env) if file else load_any(dataset_id)
     console.print(
         f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
         f"{int(transitions.terminated.sum()):,} terminated, {int(transitions.truncated.sum()):,} truncated",
         highlight=False,
     )
     console.print(histogram("episode returns", transitions.returns().numpy()), highlight=False)
-    console.print(histogram("episode lengths", lengths), highlight=False)
+    score = normalized(transitions.card.env_id, transitions.card.returns["mean"])
+    if score.normalized is not None:
+        console.print(f"mean return {score}", highlight=False)
+    console.print(histogram("episode lengths", transitions.episode_lengths().numpy()), highlight=False)
     console.print("card", style="bold")
     console.print_json(json.dumps(_short(transitions.card.to_dict())))
     if picture is not None:
@@ -129,6 +180,21 @@ def histogram(title: str, values: NDArray[Any], bins: int = 10, width: int = 40)
         bar = "█" * round(width * count / counts.max())
         lines.append(f"{low:>12,.1f} to {high:>10,.1f}  {bar or ('▏' if count else '')} {count}")
     return Text("\n".join(lines))
+
+
+def _is_file(target: str) -> bool:
+    return Path(target).suffix in files.SUFFIXES or Path(target).is_file()
+
+
+def _dataset_id(target: str, size: int | None, seed: int) -> str:
+    return target if re.search(r"-v\d+$", target) else recipe_dataset_id(target, size, seed)
+
+
+def _counts(transitions: Transitions) -> str:
+    return (
+        f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
+        f"mean return {transitions.card.returns['mean']:,.1f}"
+    )
 
 
 class _Rate(ProgressColumn):
@@ -167,10 +233,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _made_line(transitions: Transitions, dataset_id: str, existed: bool, seconds: float) -> str:
-    facts = (
-        f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
-        f"mean return {transitions.card.returns['mean']:,.1f}"
-    )
+    facts = _counts(transitions)
     if existed:
         return f"{dataset_id} is already here ({facts}); --force makes it again"
     return f"{dataset_id}: {facts}, sha256 {transitions.card.sha256[:12]}, {seconds:.1f} s"

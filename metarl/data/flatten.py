@@ -45,6 +45,14 @@ def flatten(observation: Mapping[str, NDArray[Any]] | NDArray[Any], keys: tuple[
     return observation
 
 
+def flat_space(space: gym.spaces.Dict, keys: tuple[str, ...]) -> gym.spaces.Box:
+    """The space of what `flatten` gives."""
+    parts = [space[key] for key in keys]
+    dtype = np.result_type(*(part.dtype for part in parts if part.dtype is not None))
+    low, high = (np.concatenate([getattr(part, bound) for part in parts]) for bound in ("low", "high"))
+    return gym.spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype.type)
+
+
 def _check_vector(space: gym.Space, what: str) -> None:
     if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
         raise DataError(f"{what} is {space}; only vectors (1-d Box) can be packed.")

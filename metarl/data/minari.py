@@ -1,14 +1,17 @@
 """Minari datasets on this machine: read into packed transitions, written whole or not at all.
 
 Minari keeps T + 1 observations and T actions per episode, so row t is (obs[t], action[t], reward[t], obs[t + 1]).
-Nothing is ever downloaded. Beside Minari's own `data` folder stand two files of ours: `metarl_card.json` (for
-data that a recipe made) and `metarl_rows.npz` (the packed rows, used only while the content hash matches).
+Nothing is downloaded here (`metarl.data.importing` does, when asked). Beside Minari's own `data` folder stand two
+files of ours: `metarl_card.json` (for data that a recipe made or that was imported) and `metarl_rows.npz` (the packed
+rows, used only while the content hash matches).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -33,13 +36,16 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage import get_dataset_path
 from numpy.typing import NDArray
 
+from metarl.data import cache
 from metarl.data.flatten import flatten, observation_keys
-from metarl.data.transitions import Card, Layout, Transitions, digest, pack, summary
-from metarl.errors import DataError, DatasetUnavailable
+from metarl.data.progress import track
+from metarl.data.transitions import Card, Layout, Transitions, pack_rows
+from metarl.errors import DataError, DatasetUnavailable, disk_reason, one_line
 
 CARD = "metarl_card.json"
 CACHE = "metarl_rows.npz"
-CACHE_VERSION = 1  # of the rows in the cache: raise it when packing changes
+BLOCK = 500  # episodes read from one opened file
+SPARE = 2**26  # bytes that must stay free while a dataset is written: on a full disk HDF5 crashes the whole process
 
 _ID = re.compile(r"(?:[A-Za-z0-9_-]{2,}/)*[A-Za-z0-9_-]{2,}-v[0-9]+")
 _RECIPE_ID = re.compile(r"metarl/(?P<name>.+)-(?P<size>[0-9]+)-s(?P<seed>[0-9]+)-v[0-9]+")
@@ -79,8 +85,15 @@ class LocalDataset:
 
 
 def root() -> Path:
-    """Minari's own folder: MINARI_DATASETS_PATH, or its default."""
-    return get_dataset_path()
+    """Minari's own folder: MINARI_DATASETS_PATH, or its default.
+
+    Raises:
+        DataError: it is not there and cannot be made.
+    """
+    try:
+        return get_dataset_path()
+    except OSError as error:
+        raise DataError(f"Minari's folder cannot be made ({error}); set MINARI_DATASETS_PATH to another.") from error
 
 
 def check_id(dataset_id: str) -> None:
@@ -126,7 +139,9 @@ def read_columns(dataset_id: str) -> dict[str, NDArray[Any]]:
     if not is_local(dataset_id):
         raise DatasetUnavailable(f"dataset {dataset_id!r} is not on this machine; run: {_command(dataset_id)}")
     dataset = _open(root() / dataset_id, dataset_id)
-    return _columns(dataset, observation_keys(dataset.observation_space, f"dataset {dataset_id!r}"), dataset_id)
+    rows = _read_rows(dataset, observation_keys(dataset.observation_space, f"dataset {dataset_id!r}"), dataset_id)
+    columns = rows.layout.split(torch.from_numpy(rows.values))
+    return {**{name: values.numpy() for name, values in columns.items()}, "episode_starts": np.array(rows.starts)}
 
 
 def save_minari(
@@ -154,16 +169,16 @@ def save_minari(
         The card, as written beside the data.
 
     Raises:
-        DataError: the id is no Minari id, is taken, or the episodes fail `pack`'s checks.
+        DataError: the id is no Minari id, is taken or being made, the disk refuses, or the episodes fail `pack`'s
+            checks.
     """
     check_id(dataset_id)
     target = root() / dataset_id
     if target.exists() and not overwrite:
         raise DataError(f"dataset {dataset_id!r} is already at {target}; remove it, or overwrite it with --force.")
-    staging = Path(tempfile.mkdtemp(prefix=".metarl-", dir=root()))  # hidden: Minari does not look inside
     behaviours: dict[str, list[float]] = {}
-    try:
-        with _minari_root(staging), warnings.catch_warnings():
+    with staged(dataset_id) as staging:
+        with minari_root(staging), warnings.catch_warnings():
             # Data made here has no author to write to and no page to link to.
             warnings.filterwarnings("ignore", message="`(code_permalink|author_email)` is set to None")
             minari.create_dataset_from_buffers(
@@ -176,8 +191,8 @@ def save_minari(
                 description=description,
                 requirements=list(requirements),
             )
-        staged = staging / dataset_id
-        made = _load(staged, dataset_id).card
+        folder = staging / dataset_id
+        made = _load(folder, dataset_id).card
         mixture = {k: {"episodes": len(v), "mean_return": float(np.mean(v))} for k, v in behaviours.items()}
         card = dataclasses.replace(
             card,
@@ -188,18 +203,53 @@ def save_minari(
             sha256=made.sha256,
             figures={"behaviours": mixture, **made.figures, **card.figures},
         )
-        write_card(staged / CARD, card)
-        _publish(staged, target, dataset_id, staging, overwrite)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        write_card(folder / CARD, card)
+        publish(folder, target, dataset_id, staging, overwrite)
     return card
 
 
+@contextlib.contextmanager
+def staged(dataset_id: str) -> Iterator[Path]:
+    """A folder to write a dataset in, for one process at a time; it is gone afterwards, whatever happens.
+
+    Raises:
+        DataError: another process makes the same dataset, or the disk refuses.
+    """
+    where = root()
+    lock = where / f".metarl-{dataset_id.replace('/', '-')}.lock"
+    try:
+        with contextlib.ExitStack() as stack:
+            held = stack.enter_context(lock.open("w"))
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(f"another process is making dataset {dataset_id!r}; wait for it.") from error
+            stack.callback(lock.unlink, missing_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=".metarl-", dir=where))  # hidden: Minari does not look inside
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            yield staging
+    except OSError as error:
+        raise DataError(
+            f"dataset {dataset_id!r} cannot be written to {where} ({disk_reason(error)}); make room "
+            "there, or set MINARI_DATASETS_PATH to another folder."
+        ) from error
+
+
 def write_card(path: Path, card: Card) -> None:
-    """The card as JSON at `path`, written aside and renamed."""
+    """The card as JSON at `path`, written aside and renamed.
+
+    Raises:
+        DataError: the disk refuses; a card that is there stays.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(card.to_dict(), indent=2) + "\n")
-    os.replace(aside, path)
+    try:
+        aside.write_text(json.dumps(card.to_dict(), indent=2) + "\n")
+        os.replace(aside, path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({disk_reason(error)}); make room there.") from error
+    finally:
+        if aside.exists():
+            aside.unlink()
 
 
 def local_datasets() -> list[LocalDataset]:
@@ -232,7 +282,7 @@ def _command(dataset_id: str) -> str:
     recipe = _RECIPE_ID.fullmatch(dataset_id)
     if recipe:
         return f"metarl data make {recipe['name']} --size {recipe['size']} --seed {recipe['seed']}"
-    return f"minari download {dataset_id}"
+    return f"metarl data import {dataset_id}"
 
 
 def _open(folder: Path, dataset_id: str) -> minari.MinariDataset:
@@ -240,7 +290,7 @@ def _open(folder: Path, dataset_id: str) -> minari.MinariDataset:
         return minari.MinariDataset(folder / "data")
     except Exception as error:  # Minari raises whatever its storage does: AssertionError, KeyError, JSON errors
         raise DataError(
-            f"dataset {dataset_id!r} at {folder} cannot be opened ({_line(error)}); remove that folder, then run: "
+            f"dataset {dataset_id!r} at {folder} cannot be opened ({one_line(error)}); remove that folder, then run: "
             f"{_command(dataset_id)}"
         ) from error
 
@@ -255,10 +305,11 @@ def _load(folder: Path, dataset_id: str) -> Transitions:
         )
     card = _read_card(folder) or _foreign_card(dataset, keys)
     key = _content_key(folder)
-    transitions = _read_cache(folder / CACHE, key, card)
+    transitions = cache.read(folder / CACHE, key, card)
     if transitions is None:
-        transitions = pack(**_columns(dataset, keys, dataset_id), card=card, contiguous=True)
-        _write_cache(folder / CACHE, key, transitions)
+        read = _read_rows(dataset, keys, dataset_id)
+        transitions = pack_rows(read.values, read.layout, np.array(read.starts), card, contiguous=True)
+        cache.write(folder / CACHE, key, transitions)
     if card.sha256 and card.sha256 != transitions.card.sha256:
         raise DataError(
             f"{where} was changed after it was made (its rows do not match {folder / CARD}); run: "
@@ -267,33 +318,64 @@ def _load(folder: Path, dataset_id: str) -> Transitions:
     return transitions
 
 
-def _columns(dataset: minari.MinariDataset, keys: tuple[str, ...], dataset_id: str) -> dict[str, NDArray[Any]]:
-    parts: dict[str, list[NDArray[np.float32]]] = {}
-    lengths = []
+@dataclass
+class _Rows:
+    """Packed rows as they come in, one allocation for all where Minari's own count of steps is right."""
+
+    layout: Layout
+    values: NDArray[np.float32]
+    starts: list[int]
+
+    def add(self, parts: dict[str, NDArray[Any]]) -> None:
+        begin, end = self.starts[-1], self.starts[-1] + len(parts["reward"])
+        if end > len(self.values):
+            grown = np.empty((max(end, 2 * len(self.values)), self.layout.width), np.float32)
+            grown[:begin] = self.values[:begin]
+            self.values = grown
+        with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes inf, which packing names
+            for name, columns in self.layout.slices().items():
+                self.values[begin:end, columns] = parts[name].reshape(end - begin, -1)
+        self.starts.append(end)
+
+
+def _read_rows(dataset: minari.MinariDataset, keys: tuple[str, ...], dataset_id: str) -> _Rows:
+    rows: _Rows | None = None
+    total = dataset.storage.total_episodes
     try:
-        for episode in dataset.iterate_episodes(range(dataset.storage.total_episodes)):
-            rows = _aligned(episode, keys, f"dataset {dataset_id!r}, episode {episode.id}")
-            if len(rows["reward"]) == 0:
+        for episode in track(_episodes(dataset, total), total, f"reading {dataset_id}"):
+            where = f"dataset {dataset_id!r}, episode {episode.id}"
+            parts = _aligned(episode, keys, where)
+            if len(parts["reward"]) == 0:
                 _log.warning("dataset %r, episode %d has no step and is left out", dataset_id, episode.id)
                 continue
-            lengths.append(len(rows["reward"]))
-            for name, values in rows.items():
-                parts.setdefault(name, []).append(values)
+            layout = Layout(parts["obs"].shape[1], parts["action"].shape[1])
+            if rows is None:
+                rows = _Rows(layout, np.empty((dataset.storage.total_steps, layout.width), np.float32), [0])
+            if layout != rows.layout:
+                raise DataError(
+                    f"{where} has observations of {layout.obs_dim} and actions of {layout.action_dim} numbers, the "
+                    f"episodes before it {rows.layout.obs_dim} and {rows.layout.action_dim}."
+                )
+            rows.add(parts)
     except DataError:
         raise
     except Exception as error:
         raise DataError(
-            f"dataset {dataset_id!r} cannot be read ({_line(error)}); remove its folder, then run: "
+            f"dataset {dataset_id!r} cannot be read ({one_line(error)}); remove its folder, then run: "
             f"{_command(dataset_id)}"
         ) from error
-    if not lengths:
+    if rows is None:
         raise DataError(f"dataset {dataset_id!r} holds no transitions.")
-    columns: dict[str, NDArray[Any]] = {name: np.concatenate(values) for name, values in parts.items()}
-    columns["episode_starts"] = np.concatenate([[0], np.cumsum(lengths)])
-    return columns
+    return _Rows(rows.layout, rows.values[: rows.starts[-1]], rows.starts)
 
 
-def _aligned(episode: minari.EpisodeData, keys: tuple[str, ...], where: str) -> dict[str, NDArray[np.float32]]:
+def _episodes(dataset: minari.MinariDataset, total: int) -> Iterator[minari.EpisodeData]:
+    # HDF5 keeps 50 kB for every episode that was read until its file is closed, which Minari does after a block.
+    for begin in range(0, total, BLOCK):
+        yield from dataset.iterate_episodes(range(begin, min(begin + BLOCK, total)))
+
+
+def _aligned(episode: minari.EpisodeData, keys: tuple[str, ...], where: str) -> dict[str, NDArray[Any]]:
     observations = flatten(episode.observations, keys)
     steps = len(episode.rewards)
     lengths = {
@@ -305,7 +387,7 @@ def _aligned(episode: minari.EpisodeData, keys: tuple[str, ...], where: str) -> 
     for name, (found, needed) in lengths.items():
         if found != needed:
             raise DataError(f"{where} has {steps} rewards and {found} {name}; it must have {needed}.")
-    columns = {
+    return {
         "obs": observations[:-1],
         "action": episode.actions,
         "reward": episode.rewards,
@@ -313,12 +395,14 @@ def _aligned(episode: minari.EpisodeData, keys: tuple[str, ...], where: str) -> 
         "terminated": episode.terminations,
         "truncated": episode.truncations,
     }
-    with np.errstate(over="ignore"):  # pack reports what overflows float32
-        return {name: np.asarray(values).astype(np.float32) for name, values in columns.items()}
 
 
 def _foreign_card(dataset: minari.MinariDataset, keys: tuple[str, ...]) -> Card:
     metadata = dataset.storage.metadata
+    low, high = dataset.action_space.low.tolist(), dataset.action_space.high.tolist()
+    figures: dict[str, Any] = {"flattened": list(keys)} if keys else {}
+    if dataset.action_space.is_bounded():
+        figures["action_bounds"] = [low, high]
     return Card(
         source="minari",
         dataset_id=dataset.id,
@@ -326,7 +410,7 @@ def _foreign_card(dataset: minari.MinariDataset, keys: tuple[str, ...]) -> Card:
         env_id=dataset.env_spec.id if dataset.env_spec else None,
         policy=metadata.get("algorithm_name", "unknown"),
         versions={"minari": dataset.minari_version},
-        figures={"flattened": list(keys)} if keys else {},
+        figures=figures,
     )
 
 
@@ -337,11 +421,13 @@ def _read_card(folder: Path) -> Card | None:
     try:
         return Card.from_dict(json.loads(path.read_text()))
     except (ValueError, TypeError, DataError) as error:
-        raise DataError(f"{path} cannot be read ({_line(error)}); make the dataset again with --force.") from error
+        raise DataError(f"{path} cannot be read ({one_line(error)}); make the dataset again with --force.") from error
 
 
 def _buffers(episodes: Iterable[Episode], behaviours: dict[str, list[float]]) -> Iterator[EpisodeBuffer]:
     for episode in episodes:
+        if shutil.disk_usage(root()).free < SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         behaviours.setdefault(episode.behaviour or "unnamed", []).append(float(np.sum(episode.rewards)))
         yield EpisodeBuffer(
             seed=episode.seed,
@@ -355,7 +441,7 @@ def _buffers(episodes: Iterable[Episode], behaviours: dict[str, list[float]]) ->
 
 
 @contextlib.contextmanager
-def _minari_root(folder: Path) -> Iterator[None]:
+def minari_root(folder: Path) -> Iterator[None]:
     # Minari has no argument for where to write, only this variable.
     with _root_lock:
         before = os.environ.get("MINARI_DATASETS_PATH")
@@ -369,7 +455,12 @@ def _minari_root(folder: Path) -> Iterator[None]:
                 os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _publish(staged: Path, target: Path, dataset_id: str, staging: Path, overwrite: bool) -> None:
+def publish(folder: Path, target: Path, dataset_id: str, staging: Path, overwrite: bool) -> None:
+    """Moves a whole dataset from the staging folder to its place; the one that it replaces comes back on failure.
+
+    Raises:
+        DataError: it cannot be put there.
+    """
     namespace = dataset_id.rpartition("/")[0]
     if namespace and namespace not in list_local_namespaces():
         with contextlib.suppress(ValueError):  # another process has just made it
@@ -378,7 +469,7 @@ def _publish(staged: Path, target: Path, dataset_id: str, staging: Path, overwri
     if overwrite and target.exists():
         os.rename(target, replaced)
     try:
-        os.rename(staged, target)
+        os.rename(folder, target)
     except OSError as error:
         if replaced.exists():
             os.rename(replaced, target)
@@ -387,50 +478,10 @@ def _publish(staged: Path, target: Path, dataset_id: str, staging: Path, overwri
 
 def _content_key(folder: Path) -> str:
     """Hash of every byte of Minari's `data` folder, so that no stale row can be served."""
-    hasher = hashlib.sha256(f"packing {CACHE_VERSION}".encode())
+    hasher = hashlib.sha256(f"packing {cache.VERSION}".encode())
     for path in sorted((folder / "data").rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             hasher.update(f"\n{path.relative_to(folder).as_posix()} {content}".encode())
     return hasher.hexdigest()
-
-
-def _read_cache(path: Path, key: str, card: Card) -> Transitions | None:
-    if not path.is_file():
-        return None
-    try:
-        # opened here: np.load leaves its own file open where the zip is damaged
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            if str(stored["key"]) != key:
-                _log.info("%s is of other content and is rebuilt", path)
-                return None
-            rows, starts = torch.from_numpy(stored["rows"]), torch.from_numpy(stored["episode_starts"])
-            layout = Layout(*stored["dims"].tolist())
-        transitions = Transitions(rows, layout, starts, card)
-        card = dataclasses.replace(card, returns=summary(transitions.returns()), sha256=digest(rows, starts))
-    except Exception as error:  # a damaged zip raises nearly anything
-        _log.warning("%s is damaged (%s) and is rebuilt", path, _line(error))
-        return None
-    return dataclasses.replace(transitions, card=card)
-
-
-def _write_cache(path: Path, key: str, transitions: Transitions) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            np.savez(
-                file,
-                key=np.array(key),
-                rows=transitions.rows.numpy(),
-                episode_starts=transitions.episode_starts.numpy(),
-                dims=np.array([transitions.layout.obs_dim, transitions.layout.action_dim]),
-            )
-        os.replace(aside, path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        _log.warning("%s cannot be written (%s); the dataset is read from Minari each time", path, error)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

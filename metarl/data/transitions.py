@@ -248,6 +248,27 @@ class Transitions:
         indices = torch.randperm(self.episodes, generator=generator)[:n]
         return self.take_episodes(indices, f"{n} random episodes of {self.episodes}")
 
+    def top(self, share: float) -> Transitions:
+        """Whole episodes, best return first, up to the first that would take more than `share` of the rows.
+
+        Raises:
+            DataError: share is not above 0 and at most 1, or the best episode alone is longer.
+        """
+        if not 0 < share <= 1:
+            raise DataError(f"dataset {self.card.dataset_id!r}: a share must be above 0 and at most 1, not {share}.")
+        allowed = int(share * len(self) + 1e-9)  # 0.1 * 30 is not quite 3
+        order = torch.argsort(self.returns(), descending=True, stable=True)
+        kept = int((self.episode_lengths()[order].cumsum(0) <= allowed).sum())
+        if kept == 0:
+            best = int(self.episode_lengths()[order[0]])
+            raise DataError(
+                f"dataset {self.card.dataset_id!r}: the best episode has {best} rows, a share of {share} allows "
+                f"{allowed}; ask for {best / len(self):.2g} or more."
+            )
+        return self.take_episodes(
+            order[:kept], f"best {kept} episodes of {self.episodes}, within {share:g} of the rows"
+        )
+
     def _check_draw(self, n: int, available: int, what: str) -> None:
         if not 1 <= n <= available:
             raise DataError(
@@ -302,27 +323,39 @@ def pack(
         "terminated": _float32(terminated),
         "truncated": _float32(truncated),
     }
-    starts = np.asarray(episode_starts)
     n = _check_shapes(columns, where)
-    _check_starts(starts, n, where)
+    layout = Layout(columns["obs"].shape[1], columns["action"].shape[1])
+    rows = np.concatenate([columns[name].reshape(n, -1) for name in COLUMNS], axis=1)
+    return pack_rows(rows, layout, episode_starts, card, contiguous=contiguous)
+
+
+def pack_rows(
+    rows: NDArray[np.float32], layout: Layout, episode_starts: Array, card: Card, *, contiguous: bool = False
+) -> Transitions:
+    """`pack` for rows [N, layout.width] that lie as they must; they are not copied, and open ends are marked in them.
+
+    Raises:
+        DataError: as for `pack`.
+    """
+    where = f"dataset {card.dataset_id!r}"
+    columns = {name: values.numpy() for name, values in layout.split(torch.from_numpy(rows)).items()}
+    starts = np.asarray(episode_starts)
+    _check_starts(starts, len(rows), where)
     _check_finite(columns, where)
     lasts = starts[1:] - 1
     _check_flags(columns, lasts, where)
     if contiguous:
         _check_contiguous(columns, lasts, where)
     open_end = lasts[(columns["terminated"][lasts] == 0) & (columns["truncated"][lasts] == 0)]
-    columns["truncated"] = columns["truncated"].copy()
     columns["truncated"][open_end] = 1.0
 
-    layout = Layout(columns["obs"].shape[1], columns["action"].shape[1])
-    rows = torch.from_numpy(np.concatenate([columns[name].reshape(n, -1) for name in COLUMNS], axis=1))
     boundaries = torch.from_numpy(starts.astype(np.int64))
     card = dataclasses.replace(
         card,
-        returns=summary(_returns(layout.split(rows)["reward"], boundaries)),
-        sha256=digest(rows, boundaries),
+        returns=summary(_returns(torch.from_numpy(columns["reward"]), boundaries)),
+        sha256=digest(torch.from_numpy(rows), boundaries),
     )
-    return Transitions(rows, layout, boundaries, card)
+    return Transitions(torch.from_numpy(rows), layout, boundaries, card)
 
 
 def digest(rows: Tensor, episode_starts: Tensor) -> str:

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import Error as GymnasiumError
+from numpy.typing import NDArray
 
-from metarl.errors import ConfigError
+from metarl.data.flatten import flat_space, flatten, observation_keys
+from metarl.envs.instantiate import instantiate
+from metarl.errors import ConfigError, DataError
 from metarl.learner import Spec
+
+
+class Flat(gym.ObservationWrapper):
+    """Dict observations as vectors, joined by the rule that datasets are read with (`metarl.data.flatten`)."""
+
+    def __init__(self, env: gym.Env, keys: tuple[str, ...]) -> None:
+        super().__init__(env)
+        self.keys = keys
+        assert isinstance(env.observation_space, gym.spaces.Dict)
+        self.observation_space = flat_space(env.observation_space, keys)
+
+    def observation(self, observation: Any) -> NDArray[Any]:
+        """See `gym.ObservationWrapper`."""
+        return flatten(observation, self.keys)
 
 
 def env_spec(env_id: str) -> str:
@@ -23,26 +42,37 @@ def env_spec(env_id: str) -> str:
         raise ConfigError(f"evaluation.env: {error}") from error
 
 
-def make_env(spec_json: str) -> gym.Env:
-    """A new environment from a specification as JSON (a dataset's, or `env_spec(id)`).
+def make_env(spec_json: str, keys: tuple[str, ...] | None = None) -> gym.Env:
+    """A new environment whose dict observations come flat.
+
+    Args:
+        spec_json: a dataset's specification, or `env_spec(id)`.
+        keys: the order in which to join a dict observation's parts, as a checkpoint records it; the rule's if None.
 
     Raises:
-        ConfigError: the environment cannot be made here.
+        ConfigError: the environment cannot be made here, or its observations cannot be flattened.
     """
-    spec = EnvSpec.from_json(spec_json)
+    env = instantiate(EnvSpec.from_json(spec_json))
+    if not isinstance(env.observation_space, gym.spaces.Dict):
+        return env
     try:
-        return gym.make(spec, disable_env_checker=True)
-    except (GymnasiumError, ImportError) as error:
-        raise ConfigError(f"environment {spec.id!r} cannot be made here ({error}); install what it needs") from error
+        found = observation_keys(env.observation_space, f"environment {_name(env)!r}")
+    except DataError as error:
+        raise ConfigError(str(error)) from error
+    if keys is not None and set(keys) != set(found):
+        raise ConfigError(
+            f"environment {_name(env)!r} observes {', '.join(found)}; the policy was trained on {', '.join(keys)}"
+        )
+    return Flat(env, found if keys is None else keys)
 
 
 def spec_of(env: gym.Env) -> Spec:
-    """Sizes and action bounds of an environment with flat continuous observations and symmetric actions.
+    """Sizes, flattened keys and action bounds of an environment of `make_env` with continuous symmetric actions.
 
     Raises:
         ConfigError: another kind of space.
     """
-    name = env.spec.id if env.spec else str(env)
+    name = _name(env)
     obs, action = env.observation_space, env.action_space
     if not isinstance(obs, gym.spaces.Box) or len(obs.shape) != 1:
         raise ConfigError(f"environment {name!r}: observations must be flat vectors, not {obs}")
@@ -50,4 +80,9 @@ def spec_of(env: gym.Env) -> Spec:
         raise ConfigError(f"environment {name!r}: actions must be continuous vectors, not {action}")
     if not np.array_equal(action.low, -action.high) or not np.isfinite(action.high).all():
         raise ConfigError(f"environment {name!r}: action bounds must be finite and symmetric, not {action}")
-    return Spec(obs.shape[0], action.shape[0], tuple(float(bound) for bound in action.high))
+    keys = env.keys if isinstance(env, Flat) else ()
+    return Spec(obs.shape[0], action.shape[0], tuple(float(bound) for bound in action.high), keys)
+
+
+def _name(env: gym.Env) -> str:
+    return env.spec.id if env.spec else str(env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from metarl.config import Experiment, build, read, to_yaml
 from metarl.errors import ConfigError, UserError
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 FREE = ("steps", "seeds", "device")  # may differ between starts of one run
 
 
@@ -75,7 +77,7 @@ class RunFolder:
         """The folder, made and locked against a second process.
 
         Raises:
-            UserError: another process trains in it.
+            UserError: another process trains in it, or the disk refuses to take what is written meanwhile.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,15 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise UserError(f"{self.path}: another process is training this run; wait for it") from error
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno not in DISK:
+                    raise
+                raise UserError(
+                    f"{self.path} cannot be written ({error.strerror}); what was saved before is kept: make room there "
+                    "and run the same command again"
+                ) from error
 
     def write_config(self, experiment: Experiment) -> None:
         """Writes config.yaml, or checks that the one that lies there is the same but for `FREE`.

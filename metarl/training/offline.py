@@ -17,10 +17,11 @@ from metarl.bilevel import Metrics, TrainState
 from metarl.bilevel.autodiff import norm
 from metarl.bilevel.state import finite
 from metarl.config import Experiment
+from metarl.data.fits import check_fits
 from metarl.data.transitions import Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
-from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError, UserError
-from metarl.learner import Learner, Role, Spec
+from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
+from metarl.learner import ZERO_STOP, Learner, Role, Spec
 from metarl.provenance import environment
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
@@ -29,7 +30,7 @@ from metarl.training.progress import Reporter
 from metarl.training.recorder import Recorder, examine
 from metarl.training.streams import Streams, generator
 
-ZERO_WARN, ZERO_STOP = 50, 500  # hypergradients of exactly zero in a row
+ZERO_WARN = 50  # hypergradients of exactly zero in a row
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,10 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
     saved = checkpoints.load_newest(folder.checkpoints, say)
     if saved is None:
         raise CheckpointError(f"{path} has no checkpoint yet; train it first")
-    spec = Spec(**{**saved.record["spec"], "max_action": tuple(saved.record["spec"]["max_action"])})
+    spec = _saved_spec(saved.record["spec"])
     learner = build_learner(experiment, spec, folder.seed)
     state, statistics, _ = _restore(learner.init(_dtype(experiment)), saved, folder)
-    return Policy(learner, state.tree, statistics), saved.record["env"], saved.step
+    return Policy(learner, state.tree, statistics, spec.obs_keys), saved.record["env"], saved.step
 
 
 def resolve_device(name: str) -> torch.device:
@@ -188,7 +189,7 @@ class _Run:
         if not self.step:
             self._evaluate()
         elif self.evaluations:
-            self.reporter.update(self.step, **{"return": _mean(self.evaluations[-1])})
+            self.reporter.update(self.step, **EpisodeReturns.from_dict(self.evaluations[-1]).figures())
         while self.step < total:
             self._advance()
         # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
@@ -239,31 +240,31 @@ class _Run:
         flags = checkpoints.as_float(self.state.flags)
         for name, streak in flags.items():
             update = name.removeprefix("zero/")
-            if not name.startswith("zero/") or streak < ZERO_WARN:
-                continue
-            text = f"the hypergradient of {update!r} was exactly zero {int(streak)} times in a row"
-            if streak >= ZERO_STOP:
-                raise UserError(f"{self.folder.path}: {text}; it learns nothing: check what its losses depend on")
-            if update not in self.warned:
+            if name.startswith("zero/") and streak >= ZERO_WARN and update not in self.warned:
                 self.warned.add(update)
-                self.reporter.say(f"warning: {text}")
+                text = f"the hypergradient of {update!r} was exactly zero {int(streak)} times in a row"
+                self.reporter.say(f"warning: {text}; at {ZERO_STOP} the run stops")
 
     def _evaluate(self) -> None:
         policy = Policy(self.learner, self.state.tree, self.setup.statistics)
         result: EpisodeReturns = self.evaluator(policy, self.step)
-        self.evaluations.append({"step": self.step, "returns": list(result.returns), "lengths": list(result.lengths)})
+        self.evaluations.append({"step": self.step, **result.to_dict()})
         values = {
             "evaluation/return": result.mean,
             "evaluation/return_std": float(torch.tensor(result.returns, dtype=torch.float64).std(correction=0)),
             "evaluation/length": float(torch.tensor(result.lengths, dtype=torch.float64).mean()),
         }
+        if result.success is not None:
+            values["evaluation/success"] = result.success
+        if result.reached:
+            values["evaluation/steps_to_goal"] = sum(result.reached) / len(result.reached)
         batches = self.setup.streams.batches(max(self.step, 1))
         for name, probe in self.learner.probes.items():
             row, scalars, outputs = examine(probe, self.state.tree, self.setup.start.tree, batches)
             self.recorder.probe(self.step, name, row, outputs)
             values |= {f"{name}/output_{key}": value for key, value in scalars.items()}
         self.recorder.scalars(self.step, values)
-        self.reporter.update(self.step, **{"return": result.mean})
+        self.reporter.update(self.step, **result.figures())
 
     def _save(self) -> None:
         self._check_flags()
@@ -332,6 +333,8 @@ def _restore(
     for name, value in saved.tensors.items():
         part, _, rest = name.partition("/")
         parts.get(part, parts[""])[rest if part in parts else name] = value
+    for flag, clear in template.flags.items():  # one that the run's metarl did not know yet
+        parts[""].setdefault(f"flags/{flag}", torch.zeros_like(clear))
     state = TrainState(**checkpoints.unflatten(template._asdict(), parts[""], str(folder.checkpoints)))
     device = next(iter(checkpoints.flatten(state.tree).values())).device
     pending = {name: value.to(device) for name, value in parts["pending"].items()}
@@ -378,21 +381,22 @@ def _load_role(
     return {role.source: found}
 
 
+def _saved_spec(record: Mapping[str, Any]) -> Spec:
+    tuples = {name: tuple(record.get(name, ())) for name in ("max_action", "obs_keys")}
+    return Spec(record["obs_dim"], record["action_dim"], **tuples)
+
+
 def _spec(env: str, transitions: Transitions) -> Spec:
-    made = make_env(env)
-    spec = spec_of(made)
-    made.close()
-    layout = transitions.layout
-    if (spec.obs_dim, spec.action_dim) != (layout.obs_dim, layout.action_dim):
+    with make_env(env) as made:
+        spec = spec_of(made)
+        check_fits(transitions, made, "data.train")
+    keys = tuple(transitions.card.figures.get("flattened", ()))
+    if keys and spec.obs_keys and keys != spec.obs_keys:
         raise DataError(
-            f"data.train has observations of {layout.obs_dim} and actions of {layout.action_dim} numbers, the "
-            f"evaluation environment {spec.obs_dim} and {spec.action_dim}; set evaluation.env to the data's own"
+            f"data.train joins the observation's parts as {', '.join(keys)}, the evaluation environment as "
+            f"{', '.join(spec.obs_keys)}; set evaluation.env to the data's own"
         )
     return spec
-
-
-def _mean(evaluation: Mapping[str, Any]) -> float:
-    return sum(evaluation["returns"]) / len(evaluation["returns"])
 
 
 def _dtype(experiment: Experiment) -> torch.dtype:

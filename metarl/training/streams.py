@@ -51,7 +51,7 @@ class Streams:
         rows = next(iter(data.values())).rows
         self._roles = {name: _Rows(data[name], role, seed, name) for name, role in roles.items()}
         self._noise = {
-            name: _Noise(spec, spec.whole_shape(roles), seed, name, rows.dtype, rows.device)
+            name: Noise(spec, spec.whole_shape(roles), seed, name, rows.dtype, rows.device)
             for name, spec in noise.items()
         }
 
@@ -83,7 +83,7 @@ class _Rows:
         return self.layout.split(drawn.view(*self.shape, -1) if len(self.shape) > 1 else drawn)
 
 
-class _Noise:
+class Noise:
     """One named noise of `shape` per step."""
 
     def __init__(
@@ -102,6 +102,7 @@ class _Noise:
         self._block, self._drawn = -1, torch.empty(0)
 
     def draw(self, step: int) -> Tensor:
+        """The noise of `step`, counted from 1."""
         block, offset = divmod(step - 1, self.block)
         if block != self._block:
             source = generator(self.seed, "noise", self.name, block)

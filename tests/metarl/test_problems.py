@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from metarl import Implicit, Learner, Unrolled, Update, momentum, option, sgd
+import metarl.learner
+from metarl import EvolutionStrategies, Implicit, Learner, Unrolled, Update, momentum, option, sgd
 from metarl.errors import ConfigError, NumericalError
 from metarl.problems import Bound, Instance, Problem, no_policy, outer_loss, projected, solve
 from metarl.training.streams import generator
@@ -101,6 +102,36 @@ def test_outer_loss_takes_changes_to_the_estimator():
         x = 2.0 * (1 - 0.8**steps)
         expected = float((x - batches["train"]["z"]).square().mean())
         assert outer_loss(learner.updates["b"], state, batches, steps=steps) == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_estimator_that_needs_noise_gets_it_and_zeros_are_told(monkeypatch):
+    @dataclass(frozen=True)
+    class Noisy(Shift):
+        def build(self, seed):
+            instance = super().build(seed)
+            ((outer,),) = instance.learner.stages
+            samples = EvolutionStrategies(outer.gradient, samples=64)
+            stages = ((replace(outer, gradient=samples, optimizer=sgd(self.lr)),),)
+            learner = replace(instance.learner, stages=stages)
+            return replace(instance, learner=learner, measure=lambda learner, state: {"b": float(state.tree["b"]["b"])})
+
+    found = solve(Noisy(), 3)
+    assert found.figure("b") == pytest.approx(solve(Shift(), 3).figure("b"), rel=0.05)
+    assert solve(Noisy(), 3).history == found.history
+    monkeypatch.setattr(metarl.learner, "ZERO_STOP", 20)
+    with pytest.raises(NumericalError, match=r"update 'b' .*exactly zero 2\d times in a row, so it learns nothing"):
+        solve(Stuck(), 3)
+
+
+@dataclass(frozen=True)
+class Stuck(Shift):
+    """A product with zero, whose hypergradient is exactly zero."""
+
+    def build(self, seed):
+        instance = super().build(seed)
+        inner = instance.learner.virtual["x"]
+        dead = replace(inner, loss=lambda tree, batches: 0 * inner.loss(tree, batches))
+        return replace(instance, learner=replace(instance.learner, virtual={"x": dead}))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 import higher
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from metarl.bilevel.autodiff import is_tracked
 from metarl.bilevel.direct import Direct
 from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState
@@ -45,6 +47,10 @@ def roll(
         reason = _REFUSED.get(optimizer.name, f"it takes {', '.join(_TAKEN)} only; use backend 'native'")
         raise ConfigError(f"backend 'higher' refuses {optimizer.name}: {reason}")
     lr = optimizer.hparams["lr"]
+    learned = [name for name, value in optimizer.hparams.items() if name != "lr" and isinstance(value, Tensor)]
+    if learned or any(is_tracked(leaf) for leaf in tree_leaves(state.opt[group]) if isinstance(leaf, Tensor)):
+        what = f"a learned {learned[0]}" if learned else "moments that are differentiated"
+        raise ConfigError(f"backend 'higher' takes {what} of inner Update {inner.name!r} as constants; use 'native'")
     start = state.tree[group]
     with torch.enable_grad():
         holder = _Holder(start)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torchopt
+from torch import Tensor
 from torchopt.base import EmptyState, GradientTransformation
 from torchopt.transform.scale_by_adam import ScaleByAdamState
 from torchopt.transform.scale_by_rms import ScaleByRmsState
@@ -56,6 +57,9 @@ def convert(
     if not isinstance(optimizer, Optimizer):
         return optimizer, state
     settings = dict(optimizer.hparams)
+    learned = [name for name, value in settings.items() if name != "lr" and isinstance(value, Tensor)]
+    if learned:
+        raise ConfigError(f"backend 'torchopt' takes no learned {learned[0]} of {optimizer.name}; use backend 'native'")
     names = sorted(params)
     if optimizer.name == "sgd":
         return torchopt.sgd(**settings), (EmptyState(), EmptyState())[: len(torchopt.sgd(**settings).init(params))]

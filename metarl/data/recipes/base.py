@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
+from numpy.random import Generator
 from numpy.typing import NDArray
 
 from metarl.data.minari import Episode
 from metarl.errors import DataError
 
-Policy = Callable[[int, NDArray[Any]], NDArray[np.float32]]
-"""(step from 0, observation) -> action [A], inside the action space."""
+BLOCK = 64  # uniform actions drawn at a time
+
+Policy = Callable[[int, Any], NDArray[np.float32]]
+"""(step from 0, the environment's own observation) -> action [A], inside the action space."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,10 @@ class Recipe(ABC):
         env_id: a registered Gymnasium id.
         levels: level -> what acts, in one sentence (it goes into the card).
         judged: the levels whose card carries acceptance figures.
+        measure: what these compare: mean returns, or success rates (goals reached within the horizon).
         default_size: transitions.
         requirements: pip-style, for making the environment again.
+        packages: beside Gymnasium and NumPy, whose versions the card records since rows depend on them.
     """
 
     name: ClassVar[str]
@@ -47,8 +52,10 @@ class Recipe(ABC):
     env_id: ClassVar[str]
     levels: ClassVar[Mapping[str, str]]
     judged: ClassVar[tuple[str, ...]] = ("medium",)
+    measure: ClassVar[Literal["return", "success"]] = "return"
     default_size: ClassVar[int] = 20_000
     requirements: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def make(self, level: str, size: int, seed: int) -> Iterator[Episode]:
@@ -67,35 +74,89 @@ class Recipe(ABC):
         """The environment that the data is recorded in."""
         return gym.spec(self.env_id)
 
+    def generator(self, level: str, seed: int, episode: int) -> Generator:
+        """What one episode of a level draws from; no two share their draws."""
+        return np.random.default_rng([seed, episode, *f"{self.name}/{level}".encode()])
+
     def plane(self, obs: NDArray[Any]) -> Plane | None:
         """Observations [N, O] as points of a plane worth looking at, where there is one."""
         return None
 
 
-def rollout(env: gym.Env, policy: Policy, seed: int, behaviour: str = "") -> Episode:
-    """One episode of `policy` from a seeded reset, up to the environment's own end."""
+def rollout(env: gym.Env, policy: Policy, seed: int, behaviour: str = "", limit: int | None = None) -> Episode:
+    """One episode of `policy` from a seeded reset, up to the environment's own end or, truncated, to `limit` steps."""
     obs, _ = env.reset(seed=seed)
-    observations: list[NDArray[Any]] = [obs]
+    observations: list[Any] = [obs]
     actions: list[NDArray[np.float32]] = []
     rewards: list[float] = []
-    terminations: list[bool] = []
-    truncations: list[bool] = []
-    done = False
+    done = terminated = False
     while not done:
         action = policy(len(actions), obs)
         obs, reward, terminated, truncated, _ = env.step(action)
         observations.append(obs)
         actions.append(action)
         rewards.append(float(reward))
-        terminations.append(terminated)
-        truncations.append(truncated)
-        done = terminated or truncated
+        done = terminated or truncated or len(actions) == limit
+    last = np.arange(len(actions)) == len(actions) - 1
     return Episode(
-        observations=np.stack(observations),
+        observations=_stack(observations),
         actions=np.stack(actions),
         rewards=np.array(rewards, np.float64),
-        terminations=np.array(terminations, np.bool_),
-        truncations=np.array(truncations, np.bool_),
+        terminations=last & bool(terminated),
+        truncations=last & (bool(truncated) or not terminated),
         seed=seed,
         behaviour=behaviour,
     )
+
+
+def uniform(rng: Generator, space: gym.Space) -> Policy:
+    """Uniform actions of a bounded Box for one episode, drawn in blocks, since most such episodes are short."""
+    assert isinstance(space, gym.spaces.Box)
+    low, high, shape = space.low, space.high, (BLOCK, *space.shape)
+    block: NDArray[np.float32] = np.empty(0, np.float32)
+
+    def act(step: int, obs: Any) -> NDArray[np.float32]:
+        nonlocal block
+        if step % BLOCK == 0:
+            block = rng.uniform(low, high, shape).astype(np.float32)
+        return block[step % BLOCK]
+
+    return act
+
+
+def first(size: int, episodes: Iterator[Episode]) -> Iterator[Episode]:
+    """The first `size` transitions; an episode that would run over is cut there, and truncated."""
+    while size > 0:
+        episode = next(episodes)
+        yield episode if len(episode.rewards) <= size else cut(episode, size)
+        size -= len(episode.rewards)
+
+
+def cut(episode: Episode, steps: int) -> Episode:
+    """The first `steps` steps of a longer episode, truncated there."""
+    observations = episode.observations
+    part = {k: v[: steps + 1] for k, v in observations.items()} if isinstance(observations, dict) else None
+    return replace(
+        episode,
+        observations=observations[: steps + 1] if part is None else part,
+        actions=episode.actions[:steps],
+        rewards=episode.rewards[:steps],
+        terminations=episode.terminations[:steps],
+        truncations=np.arange(steps) == steps - 1,
+    )
+
+
+def evenly(*streams: Iterator[Episode]) -> Iterator[Episode]:
+    """Episodes of several streams, next from the one that has given fewest transitions."""
+    given = [0] * len(streams)
+    while True:
+        i = given.index(min(given))
+        episode = next(streams[i])
+        given[i] += len(episode.rewards)
+        yield episode
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([obs[key] for obs in observations]) for key in observations[0]}
+    return np.stack(observations)

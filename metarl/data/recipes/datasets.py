@@ -16,6 +16,7 @@ from metarl import registry
 from metarl.data.minari import CARD, Episode, is_local, load_minari, root, save_minari, write_card
 from metarl.data.recipes.base import Recipe
 from metarl.data.transitions import Card, Transitions
+from metarl.envs.instantiate import instantiate
 from metarl.errors import ConfigError, DataError, DatasetUnavailable, nearest
 
 GROUP = "metarl.recipes"
@@ -125,18 +126,20 @@ def make_dataset(
 
     Raises:
         DataError: no such recipe, or a size or seed that it cannot have.
+        ConfigError: its environment cannot be made here.
     """
     found, level = find(recipe, folder)
     size = _size(found, size)
     dataset_id = _dataset_id(found, level, size, _seed(seed))
     existed = is_local(dataset_id)
     if not existed or force:
+        instantiate(found.env_spec()).close()  # what is missing for it is said before any work
         card = Card(
             source="recipe",
             dataset_id=dataset_id,
             seed=seed,
             policy=found.levels[level],
-            versions=_versions(),
+            versions=_versions(found),
             figures={"recipe": f"{found.name}/{level}", "recipe_version": found.version},
         )
         save_minari(
@@ -196,8 +199,8 @@ def _watched(episodes: Iterator[Episode], on_episode: Callable[[Episode], None])
         on_episode(episode)
 
 
-def _versions() -> dict[str, str]:
+def _versions(recipe: Recipe) -> dict[str, str]:
     from metarl import __version__  # late: metarl's own __init__ may still be running at import
 
-    packages = ("gymnasium", "minari", "numpy")
+    packages = ("gymnasium", "minari", "numpy", *recipe.packages)
     return {"metarl": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -112,7 +112,7 @@ class Pendulum(Recipe):
         """See `Recipe.make`; a smaller size gives the first episodes of a larger one."""
         env = gym.make(self.env_id, disable_env_checker=True)
         for i in range(size // STEPS):
-            rng = np.random.default_rng([seed, i, *f"{self.name}/{level}".encode()])
+            rng = self.generator(level, seed, i)
             behaviour = _behaviour(level, i)
             reset_seed = int(rng.integers(2**31))
             yield rollout(env, BEHAVIOURS[behaviour](rng), reset_seed, behaviour)

@@ -40,6 +40,18 @@ def test_a_thin_product_is_taken_apart(fn, shapes):
     torch.testing.assert_close(module(*x), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("order", [[0, 1], [-2, -1], [1, 0], [-1, -2]])
+def test_permutations_that_change_nothing_are_seen_as_such(order):
+    def fn(a, b, c):
+        return a @ torch.permute(b @ c, order)
+
+    module, x = _graph(fn, (8, 8), (8, 2), (2, 8))
+    Reassociate()(module.graph)
+    module.recompile()
+    assert (8, 2) in _sizes(module)
+    torch.testing.assert_close(module(*x), fn(*x), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("fn", "shapes"),
     [

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchopt
 from torch.nn.functional import softplus
+from torch.utils._pytree import tree_map
 
 from metarl import (
     Direct,
@@ -19,9 +20,11 @@ from metarl import (
     Unrolled,
     Update,
     adam,
+    clip_by_global_norm,
     momentum,
     nn,
     sgd,
+    stop_gradient,
 )
 from metarl.errors import ConfigError
 from metarl.problems import no_policy
@@ -125,6 +128,47 @@ def test_epsilon_sets_the_displacement():
         return (estimate(FiniteDifference("fit", steps=2, epsilon=epsilon)).grads["logits"] - exact).norm()
 
     assert 50 < off(1e-2) / off(1e-3) < 200
+
+
+def stopping_fit(tree, batches):
+    """TD3+BC's lambda: a scale that no gradient sees, but that a displacement moves."""
+    each = errors(tree["net"], batches["train"])
+    return (softplus(tree["meta"]["logits"]) * each).mean() / stop_gradient(each.mean() + each.max())
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("transform", ["eager", "vmap", "compile"])
+def test_stopped_values_are_held_at_the_displaced_points(steps, transform, apart):
+    learner = learner_of(FiniteDifference("fit", sgd(0.3), steps=steps), loss=lambda t, b: judge(t, b))
+    inner = replace(learner.updates["fit"], loss=stopping_fit)
+    state, batches = learner.init(torch.float64), batches_of(learner)
+
+    def grads(gradient, state):
+        update = replace(learner.updates["judge"], gradient=gradient)
+        return update.gradient(update, state, batches).grads
+
+    theirs = grads(Unrolled(inner, sgd(0.3), steps=steps), state)
+    ours = FiniteDifference(inner, sgd(0.3), steps=steps)
+    if transform == "vmap":
+        stacked = tree_map(lambda x: torch.stack([x, x]), state)
+        found = tree_map(lambda x: x[1], torch.vmap(lambda s: grads(ours, s))(stacked))
+    elif transform == "compile":
+        torch._dynamo.reset()
+        found = torch.compile(lambda s: grads(ours, s), fullgraph=True, backend="aot_eager")(state)
+    else:
+        found = grads(ours, state)
+    assert apart(found["logits"], theirs["logits"]) < 1e-7
+    assert theirs["logits"].norm() > 1e-3
+
+
+def test_adaptive_steps_with_a_small_eps_are_warned_of():
+    learner = learner_of(FiniteDifference("fit"), clip_by_global_norm(adam(1e-3), 1.0), loss=judge_with_rate)
+    with pytest.warns(UserWarning, match=r"'judge': FiniteDifference through adam with eps=1e-08: .* raise eps"):
+        learner.check(learner.init(torch.float64), batches_of(learner))
+
+
+def judge_with_rate(tree, batches):
+    return judge(tree, batches) + tree["meta"]["log_lr"]
 
 
 @pytest.mark.parametrize("factor", [1e-9, 1e9])
@@ -257,6 +301,30 @@ def test_evolution_strategies_need_no_derivative_but_do_need_a_path():
         learner.check(learner.init(torch.float64), batches_of(learner))
 
 
+def test_a_plateau_is_not_taken_for_a_missing_path():
+    """Perturbed by sigma, no sample of thirty changes sides; by a hundred sigma, some do."""
+    gradient = EvolutionStrategies(Unrolled("fit", sgd(2.0), steps=3), samples=4, sigma=1e-3)
+    learner = learner_of(gradient, loss=lambda t, b: accuracy(t, b) + 0 * t["meta"]["log_lr"].exp().floor())
+    state, batches = learner.init(torch.float64), batches_of(learner)
+    update = learner.updates["judge"]
+    assert update.gradient(update, state, batches).grads["logits"].norm() == 0
+    assert update.gradient.unreached(update, state, batches) == ["log_lr"]
+
+
+def test_evolution_strategies_of_an_ordinary_loss_take_a_whole_step():
+    learner = learner_of(EvolutionStrategies(Direct(), samples=8), loss=judge_with_rate)
+    state, batches = learner.init(torch.float64), batches_of(learner)
+    learner.check(state, batches)
+    stepped, metrics = learner.step(state, batches, {"judge"})
+    assert not torch.equal(stepped.tree["meta"]["logits"], state.tree["meta"]["logits"])
+    assert metrics["judge/standard_error"] > 0
+
+
+def test_a_learner_may_be_made_ready_twice():
+    learner = learner_of(EvolutionStrategies(Unrolled("fit")))
+    assert learner.ready().noise == learner.noise
+
+
 def test_evolution_strategies_of_an_ordinary_loss():
     def bowl(tree, batches):
         return (tree["meta"]["logits"] - 1).square().sum() + tree["meta"]["log_lr"].square()
@@ -278,6 +346,9 @@ def test_evolution_strategies_of_an_ordinary_loss():
         (lambda: FiniteDifference("fit", steps=0), "steps must be at least 1"),
         (lambda: FiniteDifference("fit", epsilon=0.0), "epsilon positive"),
         (lambda: EvolutionStrategies(Unrolled("fit"), samples=1), "samples must be at least 2"),
+        (lambda: EvolutionStrategies(Unrolled("fit"), chunk=0), "chunk at least 1"),
+        (lambda: Unrolled("fit", 5), r"optimizer must be an optimiser such as sgd\(0.1\), not 5"),
+        (lambda: Unrolled("fit", tasks="support"), r"tasks is a tuple of roles, such as \('support',\)"),
         (lambda: EvolutionStrategies(Unrolled("fit"), sigma=0.0), "sigma positive"),
         (lambda: EvolutionStrategies(Implicit("fit")), "base must be Direct or Unrolled, not Implicit"),
         (lambda: EvolutionStrategies(Unrolled("fit", backend="torchopt")), "needs backend='native'"),
@@ -301,7 +372,9 @@ def test_finite_difference_refuses_what_it_cannot_roll():
 
 
 def test_one_fresh_adam_step_is_warned_of_in_each():
-    for gradient in (ForwardMode("fit", adam(0.1)), FiniteDifference("fit", adam(0.1))):
+    fresh = clip_by_global_norm(adam(0.1, eps=1e-2), 1.0)
+    base = EvolutionStrategies(Unrolled("fit", fresh))
+    for gradient in (ForwardMode("fit", fresh), FiniteDifference("fit", fresh), base):
         learner = learner_of(gradient, adam(0.1), loss=lambda t, b: judge(t, b) + t["meta"]["log_lr"])
         with pytest.warns(UserWarning, match="one virtual step of a fresh adam has a useless hypergradient"):
             learner.check(learner.init(torch.float64), batches_of(learner))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map
@@ -88,6 +90,35 @@ def test_the_optimizers_weight_decay_moves_the_optimum(optimizer, solver):
     found = estimate(learner, theta=theta)
     assert found.metrics["inner_gradient_norm"] < 1e-12
     assert torch.allclose(found.grads["x"], expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("solver", ["cg", "neumann", "fixed_point"])
+def test_a_learned_weight_decay_has_its_hypergradient(solver, central_differences):
+    """F at the optimum (H + exp(d))^-1 phi^3 of a learned decay d, by central differences."""
+    hessian, phi = matrix(), torch.linspace(0.3, 1, D).double()
+
+    def value(params):
+        theta = torch.linalg.solve(hessian + params["x"].exp() * torch.eye(D, dtype=torch.float64), phi**3)
+        return (theta - 1).square().sum() / 2, theta
+
+    point = {"x": torch.tensor(-1.0, dtype=torch.float64)}
+    (expected,), _ = (list(g.values()) if isinstance(g, dict) else g for g in central_differences(value, point))
+
+    def rested(tree):
+        return sgd(0.3, weight_decay=tree["decay"]["x"].exp())
+
+    settings = {"scale": 0.3} if solver == "neumann" else {}
+    learner = bilevel(Implicit("fit"), rested)
+    learner = replace(learner, tensors={**learner.tensors, "decay": {"x": torch.tensor(-1.0)}})
+    gradient = Implicit("fit", solver, iterations=300, **settings)
+    outer = Update("decay", "decay", learner.updates["judge"].loss, sgd(0.1), gradient)
+    learner = learner.with_stage_before("judge", outer).ready()
+    state = learner.init(torch.float64).with_params("theta", {"x": value(point)[1]})
+    state = state.with_params("phi", {"x": phi})
+    learner.check(state, {})
+    update = learner.updates["decay"]
+    found = update.gradient(update, state, {}).grads["x"]
+    assert abs(found - expected) < 1e-7 * abs(expected) and abs(expected) > 1e-3
 
 
 @pytest.mark.parametrize("optimizer", [sgd(0.1, weight_decay=0.3), momentum(0.05, 0.7, weight_decay=0.3)])
@@ -179,6 +210,25 @@ def test_a_divergent_fixed_point_is_told():
     assert len(faults) == 1 and "inner learning rate (fixed_point)" in faults[0]
 
 
+def test_a_momentum_whose_terms_rise_before_they_fall_is_not_called_divergent():
+    learner = bilevel(Implicit("fit", "fixed_point", 5), momentum(1.5, 0.9))
+    found = estimate(learner)
+    assert not found.failures["diverged"]
+    long = estimate(bilevel(Implicit("fit", "fixed_point", 2000), momentum(1.5, 0.9)))
+    assert long.metrics["residual"] < 1e-9
+
+
+def test_a_hessian_of_nan_is_told_as_nan_and_not_as_singular():
+    def cone(tree, batches):
+        return tree["theta"]["x"].norm() + (tree["theta"]["x"] * tree["phi"]["x"]).sum()
+
+    learner = bilevel(Implicit("fit"), inner=cone)
+    state = learner.init(torch.float64).with_params("theta", {"x": torch.zeros(D, dtype=torch.float64)})
+    state, _ = learner.step(state, {}, {"judge"})
+    (fault,) = learner.faults(state)
+    assert "NaN" in fault and "damping" not in fault
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("smallest", [0.0, -0.5], ids=["singular", "indefinite"])
 def test_a_singular_or_indefinite_system_is_told_with_group_and_cure(smallest, dtype):
@@ -223,6 +273,7 @@ def test_flags_stay_and_are_seen_under_vmap():
     stacked = tree_map(lambda x: torch.stack([x, x]), learner.init(torch.float64))
     stacked, _ = torch.vmap(lambda s: learner.step(s, {}, {"judge"}))(stacked)
     assert stacked.flags["diverged/judge"].tolist() == [True, True]
+    assert len(learner.faults(stacked)) == 1
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------
@@ -264,6 +315,21 @@ def test_adamw_without_decay_and_clipping_without_decay_are_taken():
     theta, expected = closed_form(matrix())
     for optimizer in (adamw(0.1, weight_decay=0.0), clip_by_global_norm(adam(0.1), 1.0)):
         assert torch.allclose(estimate(bilevel(Implicit("fit"), optimizer), theta=theta).grads["x"], expected)
+
+
+def test_the_inner_group_itself_is_refused():
+    learner = bilevel(Implicit("fit"))
+    update = replace(learner.updates["judge"], params="theta")
+    with pytest.raises(ConfigError, match="'judge': Implicit moves another group than its inner Update"):
+        update.gradient.check(update, learner.init())
+
+
+def test_a_flag_that_the_state_does_not_know_yet_is_made():
+    learner = bilevel(Implicit("fit", "neumann", 50, scale=1.2))
+    state = learner.init(torch.float64)
+    state = state._replace(flags={k: v for k, v in state.flags.items() if not k.startswith("diverged")})
+    state, _ = learner.step(state, {}, {"judge"})
+    assert len(learner.faults(state)) == 1
 
 
 def test_a_foreign_optimizer_is_refused():

@@ -179,6 +179,25 @@ def test_evolution_strategies_over_tasks():
     assert distance < 4 * found.metrics["standard_error"]
 
 
+def test_metrics_of_tasks_may_be_counts_and_numbers():
+    learner = maml(Unrolled("adapt", sgd(0.1), init_from="init", tasks=("support", "query")))
+
+    def judged(tree, batches):
+        right = (batches["query"]["y"] > 0).all()
+        return error(tree["net"], batches["query"]), {"right": right, "count": right.long(), "one": 1.0}
+
+    learner = replace(learner, stages=((replace(learner.updates["maml"], loss=judged),),)).ready()
+    _, metrics = learner.step(learner.init(torch.float64), tasks(), {"maml"})
+    assert metrics["maml/right"] == metrics["maml/count"] == 0 and metrics["maml/one"] == 1
+
+
+def test_a_start_of_another_shape_is_refused_by_name():
+    learner = maml(Unrolled("adapt", sgd(0.1), init_from="init"))
+    learner = replace(learner, modules={**learner.modules, "init": nn.MLP([1, 6, 1], torch.Generator())})
+    with pytest.raises(ConfigError, match=r"'maml': init_from='init' has the parameters .* its inner group 'net'"):
+        learner.check(learner.init(torch.float64), tasks(lead=()))
+
+
 def test_impossible_settings_are_refused():
     with pytest.raises(ConfigError, match="starts one inner Update, not 2"):
         Unrolled(("a", "b"), init_from="c").resolve(lambda name: Update(name, name, None, sgd(0.1)))

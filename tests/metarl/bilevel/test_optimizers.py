@@ -265,6 +265,28 @@ def test_step_is_differentiable_in_gradient_parameters_state_and_rate(case):
     assert min(slope.abs().max() for slope in slopes) > 1e-5  # nothing passes by being zero
 
 
+def test_step_is_differentiable_in_every_setting(case):
+    """Learned betas, momentum, eps and decay: gradcheck of two warm steps, eagerly and under vmap."""
+    optimizer, _, _ = case
+    build = {"sgd": sgd, "momentum": momentum, "adam": adam, "adamw": adamw, "rmsprop": rmsprop}[optimizer.name]
+    learned = {k: v for k, v in optimizer.hparams.items() if isinstance(v, float) and v}
+    fixed = {k: v for k, v in optimizer.hparams.items() if k not in learned}
+    params, state = walk(optimizer, start(), optimizer.init(start()), range(6))
+
+    def steps(*settings):
+        p, opt = params, state
+        for step in (6, 7):
+            made = build(**dict(zip(learned, settings, strict=True)), **fixed)
+            p, opt = optimizer_step(made, p, {k: step * torch.sin(v) for k, v in p.items()}, opt)
+        return tuple(p.values())
+
+    settings = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in learned.values()]
+    assert gradcheck(steps, settings, rtol=1e-4, atol=1e-9)
+    stacked = [torch.stack([s.detach(), s.detach()]) for s in settings]
+    for alone, together in zip(steps(*settings), torch.vmap(steps)(*stacked), strict=True):
+        assert torch.allclose(together[1], alone, rtol=1e-12)
+
+
 def test_adam_derivative_where_the_gradient_has_always_been_zero():
     """At m = v = g = 0 the step is -lr (1 - b1) g / (bias1 eps) to first order; no NaN from the square root."""
     optimizer = adam(0.1, eps=1e-3)

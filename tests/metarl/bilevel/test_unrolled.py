@@ -11,7 +11,7 @@ from torch.autograd import grad
 from torch.nn.functional import softplus
 from torch.utils._pytree import tree_map
 
-from metarl import Learner, Role, Unrolled, Update, adam, momentum, nn, sgd
+from metarl import Learner, Role, Track, Unrolled, Update, adam, momentum, nn, sgd
 from metarl.errors import ConfigError
 
 N, STEPS = 8, 4
@@ -408,6 +408,61 @@ def test_traced_estimate_equals_the_eager_one(setting, apart, optimizer, options
     assert apart(ours.grads, eager.grads) < 1e-10
     assert apart(ours.inner, eager.inner) < 1e-10
     assert apart(ours.metrics, eager.metrics) < 1e-10
+
+
+@pytest.mark.parametrize("backend", ["higher", "torchopt"])
+def test_backends_refuse_learned_settings_that_they_would_hold_constant(setting, backend):
+    learner, state = setting("momentum", steps=2)
+    update = learner.updates["meta"]
+    gradient = replace(
+        update.gradient, backend=backend, optimizer=lambda tree: momentum(0.1, tree["meta"]["log_lr"].exp())
+    )
+    with pytest.raises(ConfigError, match="learned momentum"):
+        gradient(update, state, random_batches(1))
+
+
+def test_higher_refuses_moments_that_are_differentiated(setting):
+    learner, state = setting("momentum", carried=True)
+    update = learner.updates["meta"]
+    gradient = replace(update.gradient, backend="higher")
+    trace = {k: v.clone().requires_grad_() for k, v in state.opt["net"].trace.items()}
+    state = state._replace(opt={**state.opt, "net": state.opt["net"]._replace(trace=trace)})
+    with pytest.raises(ConfigError, match="moments that are differentiated"):
+        gradient(update, state, random_batches(1))
+
+
+def test_a_running_mean_in_the_roll_is_a_part_of_it(hypergradient, central_differences, flat):
+    """Track follows the net while it is rolled, and the net's loss reads the mean."""
+    g = torch.Generator().manual_seed(5)
+    net = nn.MLP([3, 5, 2], g, "tanh")
+
+    def level(tree, batches):
+        return {"level": errors(tree["net"], batches["train"]).mean()}
+
+    def weighed(tree, batches):
+        each = errors(tree["net"], batches["train"])
+        return (softplus(tree["meta"]["logits"]) * each).mean() / (1 + tree["stat"]["level"])
+
+    def validation(tree, batches):
+        return errors(tree["net"], batches["validation"]).mean()
+
+    learner = Learner(
+        modules={"net": net},
+        tensors={"meta": {"logits": torch.randn(N, generator=g)}, "stat": {"level": torch.ones(())}},
+        stages=(
+            (Update("meta", "meta", validation, sgd(0.1), Unrolled(("net", "stat"), steps=3)),),
+            (Update("stat", "stat", None, sgd(0.5), Track(level)),),
+            (Update("net", "net", weighed, sgd(0.3)),),
+        ),
+        act=lambda tree, obs, carry, noise, deterministic: (obs, carry),
+    ).ready()
+    state = learner.init(torch.float64)
+    grads, fn, point = hypergradient(learner, "meta", state, random_batches(1))
+    expected, noise = central_differences(fn, point)
+    assert flat(grads).norm() > 1000 * noise
+    assert (flat(grads) - flat(expected)).norm() < 1e-7 * flat(grads).norm()
+    stepped, _ = learner.step(state, random_batches(1), {"stat"})
+    assert not stepped.tree["stat"]["level"].requires_grad
 
 
 def test_metrics_say_how_large_the_hypergradient_and_the_virtual_step_are(setting, flat):

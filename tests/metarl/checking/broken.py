@@ -7,6 +7,7 @@ import torch
 
 from metarl import (
     EvolutionStrategies,
+    FiniteDifference,
     Implicit,
     NoiseSpec,
     Probe,
@@ -67,6 +68,24 @@ class Sound:
 class Detached(Sound):
     def weight(self, net, tree, batch):
         return super().weight(net, tree, batch).detach()
+
+
+class Differenced(Sound):
+    """A scale that the inner loss stops, seen by differences unless it is held."""
+
+    stop = staticmethod(stop_gradient)
+
+    def policy_loss(self, policy, net, tree, batches):
+        terms = policy.terms(tree, batches["train"], batches["noise"])
+        weight = self.weight(net, tree, batches["train"]) / (0.01 + self.stop(terms.constraint.mean()))
+        return policy.combine(terms, weight)
+
+    def estimator(self, inner):
+        return FiniteDifference(inner, sgd(self.lr))
+
+
+class DifferencedDetach(Differenced):
+    stop = staticmethod(torch.Tensor.detach)
 
 
 class HalfDetached(Sound):

@@ -57,6 +57,7 @@ WARNINGS = [
 SOUND = [
     "Sound",
     "DeclaredNoise",
+    "Differenced",
     "LossNet",
     "Contrasted",
     "Stopped",
@@ -181,3 +182,11 @@ def test_settings_reach_the_objective(checked):
 def test_a_mistake_in_what_was_asked_is_the_users(node, algorithm, words):
     with pytest.raises(ConfigError, match=words):
         check(Plan(node, algorithm))
+
+
+def test_differences_that_see_through_a_plain_detach_are_told_twice(checked):
+    """Of the estimate that is far off, and of the line that is the cause."""
+    far, cause = checked("DifferencedDetach").problems
+    assert far.status == cause.status == "warning" and far.check == cause.check == "gradient"
+    assert far.update == "weight" and "FiniteDifference is" in far.problem and "let it use Unrolled" in far.problem
+    assert "plain detach at" in cause.problem and "broken.py:" in cause.problem

@@ -108,7 +108,7 @@ def test_inspect_shows_missing_values_and_then_refuses(command, write, minari_ro
 
 
 def test_inspect_of_what_is_not_here_gives_the_command(command):
-    with pytest.raises(DatasetUnavailable, match="minari download foo/bar-v0"):
+    with pytest.raises(DatasetUnavailable, match="metarl data import foo/bar-v0"):
         command("inspect", "foo/bar-v0")
     with pytest.raises(DatasetUnavailable, match="metarl data make pendulum/random --size 400 --seed 1"):
         command("inspect", "pendulum/random", "--size", 400, "--seed", 1)

@@ -119,7 +119,7 @@ def test_a_missing_dataset_names_the_command_and_reaches_for_nothing(monkeypatch
         raise AssertionError("a download was tried")
 
     monkeypatch.setattr("minari.storage.hosting.download_dataset", download)
-    with pytest.raises(DatasetUnavailable, match=r"run: minari download mujoco/hopper/expert-v0$"):
+    with pytest.raises(DatasetUnavailable, match=r"run: metarl data import mujoco/hopper/expert-v0$"):
         load_minari("mujoco/hopper/expert-v0")
     with pytest.raises(DatasetUnavailable, match=r"run: metarl data make pendulum/medium-expert --size 400 --seed 3$"):
         load_minari("metarl/pendulum/medium-expert-400-s3-v1")
@@ -178,7 +178,7 @@ def test_a_damaged_file_is_one_line(write, minari_root):
     dataset_id = write()
     content = hdf5(minari_root).read_bytes()
     hdf5(minari_root).write_bytes(content[: len(content) // 2])
-    with pytest.raises(DataError, match=r"cannot be read.*remove its folder, then run: minari download") as raised:
+    with pytest.raises(DataError, match=r"cannot be read.*remove its folder, then run: metarl data import") as raised:
         load_minari(dataset_id)
     assert "\n" not in str(raised.value)
     (minari_root / dataset_id / "data" / "metadata.json").write_text("{")
@@ -285,13 +285,13 @@ def test_listing_passes_over_what_is_broken(write, minari_root, caplog):
 def reads(monkeypatch) -> list[str]:
     """The ids that were read from Minari's own files."""
     ids = []
-    columns = store._columns
+    columns = store._read_rows
 
     def counted(dataset, keys, dataset_id):
         ids.append(dataset_id)
         return columns(dataset, keys, dataset_id)
 
-    monkeypatch.setattr(store, "_columns", counted)
+    monkeypatch.setattr(store, "_read_rows", counted)
     return ids
 
 

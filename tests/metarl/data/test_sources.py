@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, ValidationError
 
-from metarl.data import DataSource, load
+from metarl import config
+from metarl.data import Card, DataSource, load, pack, sources
+from metarl.data.files import export_file
+from metarl.data.mixing import concatenate
 from metarl.data.recipes import make_dataset
-from metarl.errors import DataError, DatasetUnavailable
+from metarl.data.sources import Part
+from metarl.errors import ConfigError, DataError, DatasetUnavailable
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -33,11 +38,28 @@ def test_omegaconf_takes_the_dataclass():
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (DataSource(), r"data.guide: give exactly one of `recipe` and `minari`"),
+        (DataSource(), r"data.guide: give exactly one of `recipe`, `minari`, `file`, `gild` and `mix`"),
+        (DataSource(recipe="pendulum/medium", mix=(Part(recipe="pendulum/expert"),)), r"data.guide: give exactly one"),
+        (DataSource(recipe="pendulum/medium", file="rows.npz"), r"data.guide: give exactly one"),
         (DataSource(recipe="pendulum/medium", minari="foo/bar-v0"), r"data.guide: give exactly one of"),
-        (DataSource(minari="foo/bar-v0", size=400), r"data.guide.size: only a recipe has a size"),
-        (DataSource(minari="foo/bar-v0", seed=1), r"data.guide.seed: only a recipe has a seed"),
-        (DataSource(recipe="pendulum/medium", tuples=3, episodes=1), r"data.guide: give `tuples` or `episodes`"),
+        (DataSource(minari="foo/bar-v0", size=400), r"data.guide.size: only `recipe` can have `size`"),
+        (DataSource(minari="foo/bar-v0", seed=1), r"data.guide.seed: only `recipe` can have `seed`"),
+        (DataSource(recipe="pendulum/medium", tuples=3, episodes=1), r"data.guide: give only one of `tuples`"),
+        (DataSource(recipe="pendulum/medium", tuples=3, top=0.1), r"data.guide: give only one of `tuples`"),
+        (DataSource(recipe="pendulum/medium", remote=True), r"data.guide.remote: only `minari` can have `remote`"),
+        (
+            DataSource(recipe="pendulum/medium", env="Pendulum-v1"),
+            r"data.guide.env: only `file` and `gild` can have `env`",
+        ),
+        (DataSource(recipe="pendulum/expert", size=400, top=0.0), r"data.guide.top: .*above 0 and at most 1, not 0.0"),
+        (DataSource(recipe="pendulum/expert", size=400, top=1.5), r"data.guide.top: .*above 0 and at most 1, not 1.5"),
+        (DataSource(recipe="pendulum/expert", size=400, top=0.4), r"data.guide.top: .*200 rows.* 160; ask for 0.5"),
+        (DataSource(mix=()), r"data.guide.mix: name at least one source"),
+        (DataSource(mix=(Part(recipe="pendulum/expert", size=400), Part())), r"data.guide.mix\[1\]: give exactly one"),
+        (
+            DataSource(mix=(Part(recipe="pendulum/expert", size=400, tuples=401),)),
+            r"data.guide.mix\[0\].tuples: .*401 transitions",
+        ),
         (DataSource(recipe="pendulum/medum"), r"data.guide.recipe: .*Did you mean 'medium'"),
         (DataSource(recipe="pendulun/medium"), r"data.guide.recipe: .*Did you mean 'pendulum'"),
         (DataSource(recipe="pendulum/medium", size=10), r"data.guide.recipe: .*size 10 is no multiple of 200"),
@@ -67,7 +89,10 @@ def test_mistakes_name_the_key(source, message):
             DataSource(recipe="pendulum/medium", size=400, seed=2),
             r"^data.train.recipe: .*run: metarl data make pendulum/medium --size 400 --seed 2$",
         ),
-        (DataSource(minari="mujoco/hopper/expert-v0"), r"^data.train.minari: .*run: minari download mujoco/hopper/exp"),
+        (
+            DataSource(minari="mujoco/hopper/expert-v0"),
+            r"^data.train.minari: .*run: metarl data import mujoco/hopper/exp",
+        ),
     ],
 )
 def test_missing_data_names_the_key_and_the_command(source, message):
@@ -95,6 +120,91 @@ def test_parts_are_drawn_with_the_generator():
     episodes = load(DataSource(recipe="pendulum/expert", size=1000, episodes=2), generator(1), "demo")
     assert torch.equal(episodes.rows, made.sample_episodes(2, generator(1)).rows)
     assert episodes.episode_lengths().tolist() == [200, 200]
+
+
+def test_the_top_share_is_whole_episodes_best_first_and_stays_within():
+    made = make_dataset("pendulum/medium", 4000).transitions  # 20 episodes of 200
+    top = load(DataSource(recipe="pendulum/medium", size=4000, top=0.19), generator(), "train")
+    best = sorted(made.returns().tolist(), reverse=True)
+    assert top.returns().tolist() == best[:3] and top.episode_lengths().tolist() == [200] * 3
+    assert top.card.figures["drawn"] == "best 3 episodes of 20, within 0.19 of the rows"
+    assert top.card.returns["min"] == best[2] and top.card.sha256 != made.card.sha256
+    for share, episodes in ((0.1, 2), (0.3, 6), (0.35, 7), (1.0, 20)):  # 0.35 * 20 is not quite 7
+        assert made.top(share).episodes == episodes
+
+
+def test_the_first_episode_too_long_for_the_share_ends_it():
+    lengths, rewards = (4, 5, 1), (9.0, 1.0, 0.0)  # of 10 rows: the best has 4, the next would make 9
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    zeros = np.zeros((10, 1))
+    reward = np.repeat(np.array(rewards) / lengths, lengths)
+    card = Card(source="test", dataset_id="tests/top-v0")
+    flags = {"terminated": zeros[:, 0], "truncated": zeros[:, 0]}
+    data = pack(obs=zeros, action=zeros, reward=reward, next_obs=zeros, **flags, episode_starts=starts, card=card)
+    assert data.top(0.5).episode_lengths().tolist() == [4]  # and not the last one too, which would fit
+    assert data.top(0.9).episode_lengths().tolist() == [4, 5]
+
+
+def test_a_mixture_is_its_parts_in_order_each_with_its_card():
+    expert, medium = (make_dataset(f"pendulum/{level}", 1000).transitions for level in ("expert", "medium"))
+    parts = [{"recipe": "pendulum/expert", "size": 1000, "episodes": 2}, {"recipe": "pendulum/medium", "size": 1000}]
+    mixed = load(DataSource(mix=parts), generator(1), "train")
+    drawn = expert.sample_episodes(2, generator(1))
+    assert torch.equal(mixed.rows, torch.cat([drawn.rows, medium.rows]))
+    assert mixed.episode_lengths().tolist() == [200] * 7
+    assert mixed.card.figures["parts"][0] == {"transitions": 400, **drawn.card.to_dict()}
+    assert mixed.card.figures["parts"][1]["sha256"] == medium.card.sha256
+    assert mixed.card.env_spec == expert.card.env_spec and mixed.card.source == "mix"
+    assert mixed.card.returns["mean"] == pytest.approx(torch.cat([drawn.returns(), medium.returns()]).mean().item())
+    tuples = load(DataSource(mix=[{**parts[0], "episodes": None, "tuples": 5}, parts[1]]), generator(1), "train")
+    assert tuples.episodes == 10 and tuples.card.returns == {}
+    some = load(DataSource(mix=parts, tuples=30), generator(1), "train")
+    assert len(some) == 30 and some.card.figures["parts"] == mixed.card.figures["parts"]
+
+
+def test_parts_of_two_environments_do_not_mix(write):
+    make_dataset("pendulum/expert", 400)
+    write()
+    with pytest.raises(DataError, match=r"data.train.mix: part 1 \('tests/counting-v0'\) has sizes .*\(2, 1\), part 0"):
+        load(
+            DataSource(mix=[{"recipe": "pendulum/expert", "size": 400}, {"minari": "tests/counting-v0"}]),
+            generator(),
+            "train",
+        )
+    one = make_dataset("pendulum/expert", 400).transitions
+    other = dataclasses.replace(one, card=dataclasses.replace(one.card, env_id="Pendulum-v2"))
+    with pytest.raises(DataError, match=r"has environment Pendulum-v2, part 0 .* Pendulum-v1"):
+        concatenate([one, other])
+
+
+def test_a_configuration_builds_files_and_mixtures(tmp_path):
+    export_file(make_dataset("pendulum/medium", 1000).transitions, tmp_path / "rows.npz")
+    (tmp_path / "bc.yaml").write_text(
+        "algorithm: bc\n"
+        "data:\n"
+        "  train: {file: rows.npz, top: 0.4}\n"
+        "  guide: {mix: [{file: rows.npz, tuples: 3}, {recipe: pendulum/medium, size: 1000, episodes: 1}], tuples: 9}\n"
+    )
+    experiment = config.load(tmp_path / "bc.yaml")
+    loaded = {role: load(one, generator(), role, folder=tmp_path) for role, one in experiment.data.items()}
+    assert loaded["train"].episodes == 2 and len(loaded["guide"]) == 9
+    assert {experiment.data["guide"]: 1}[experiment.data["guide"]] == 1  # suites use them as keys
+    again = config.build(experiment.resolved, "again")
+    assert again.data == experiment.data and again.hash == experiment.hash
+    (tmp_path / "bad.yaml").write_text("algorithm: bc\ndata: {train: {mix: [{recipee: pendulum/medium}]}}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'data\.train\.mix\[0\]\.recipee'.*Did you mean 'recipe'"):
+        config.load(tmp_path / "bad.yaml")
+
+
+def test_only_remote_downloads_and_only_what_is_missing(monkeypatch, write):
+    asked = []
+    monkeypatch.setattr(sources, "download", lambda dataset_id: asked.append(write(dataset_id)))
+    entry = DataSource(minari="tests/counting-v0", remote=True)
+    with pytest.raises(DatasetUnavailable, match="run: metarl data import tests/counting-v0"):
+        load(DataSource(minari="tests/counting-v0"), generator(), "train")
+    assert asked == []
+    first, second = (load(entry, generator(), "train") for _ in range(2))
+    assert asked == ["tests/counting-v0"] and torch.equal(first.rows, second.rows)
 
 
 def test_a_recipe_beside_the_yaml_is_found(tmp_path):

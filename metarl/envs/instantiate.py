@@ -1,0 +1,47 @@
+"""Environments as they are recorded: an instance of a Gymnasium specification, dict observations left as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import Error as GymnasiumError
+
+from metarl.errors import ConfigError
+
+# First part of an entry point -> what brings it; the rest of the message is the same for all.
+_EXTRAS = {"gymnasium_robotics": "mujoco", "gymnasium.envs.mujoco": "mujoco"}
+
+
+def instantiate(spec: EnvSpec) -> gym.Env:
+    """A new environment, without Gymnasium's checker.
+
+    Raises:
+        ConfigError: it cannot be made here; where a package is missing, the message gives the pip command.
+    """
+    try:
+        _announce_nothing(str(spec.entry_point))
+        return gym.make(spec, disable_env_checker=True)
+    except (GymnasiumError, ImportError) as error:
+        raise ConfigError(f"environment {spec.id!r} cannot be made here ({_line(error)}); {_remedy(spec)}") from error
+
+
+def _announce_nothing(entry_point: str) -> None:
+    # At its first import gymnasium-robotics prints news about environments that are not this one.
+    if entry_point.startswith("gymnasium_robotics"):
+        with contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module("gymnasium_robotics")
+
+
+def _remedy(spec: EnvSpec) -> str:
+    for prefix, extra in _EXTRAS.items():
+        if str(spec.entry_point).startswith(prefix):
+            return f"run: pip install 'metarl[{extra}]'"
+    return "install what it needs"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())

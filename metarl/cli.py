@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,12 @@ from rich.table import Table
 from metarl import registry
 from metarl.errors import ConfigError, UserError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 console = Console()
 
 File = Annotated[Path, typer.Argument(help="An experiment's YAML file.", show_default=False)]
@@ -70,13 +76,13 @@ def train(
 
 @app.command("eval")
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, runs/<name>-<hash>/<seed>.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(help="Runs' folders, runs/<name>-<hash>/<seed>.", show_default=False)],
     episodes: Annotated[int, typer.Option(help="Episodes to run.")] = 10,
     seed: Annotated[int, typer.Option(help="Of the start states; start-goal pairs are always the same.")] = 0,
     beside: Annotated[Path | None, typer.Option(help="Where components named module:Class lie.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
 ) -> None:
-    """Evaluate a run's newest policy in a new environment."""
+    """Evaluate the newest policies of runs in a new environment."""
     import torch
 
     from metarl.envs import make_env
@@ -86,24 +92,27 @@ def evaluate(
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, not {episodes}")
     torch.set_num_threads(1)
-    policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
-    evaluator = Evaluator(lambda: make_env(env, policy.obs_keys or None), episodes, seed)
-    result = evaluator(policy, step)
-    evaluator.close()
-    if as_json:
-        print(json.dumps({"step": step, **result.to_dict()}))
-        return
-    if result.success is not None:
-        steps = f", {np.mean(result.reached):,.0f} steps to goal" if result.reached else ""
+    for run in runs:
+        policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
+        evaluator = Evaluator(partial(make_env, env, policy.obs_keys or None), episodes, seed)
+        result = evaluator(policy, step)
+        evaluator.close()
+        if as_json:
+            print(json.dumps({"run": str(run), "step": step, **result.to_dict()}))
+            continue
+        if len(runs) > 1:
+            console.print(f"{run}:", highlight=False, soft_wrap=True)
+        if result.success is not None:
+            steps = f", {np.mean(result.reached):,.0f} steps to goal" if result.reached else ""
+            console.print(
+                f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
+            )
+        spread = float(np.std(result.returns))
         console.print(
-            f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
+            f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
+            f"episodes), length {np.mean(result.lengths):,.0f}",
+            highlight=False,
         )
-    spread = float(np.std(result.returns))
-    console.print(
-        f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
-        f"episodes), length {np.mean(result.lengths):,.0f}",
-        highlight=False,
-    )
 
 
 @app.command("config")

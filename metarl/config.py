@@ -133,7 +133,9 @@ def _merge_files(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     except IsADirectoryError:
         raise ConfigError(f"{path} is a folder; name a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else f": {first_line(error)}"
+        raise ConfigError(f"{path} is not readable YAML{where}") from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path}: an experiment is a mapping of keys, such as 'algorithm: {{name: ...}}'")
     own = _plain(loaded)
@@ -187,9 +189,10 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     ):
         if value < least:
             raise ConfigError(f"{where}: {key} must be at least {least}, not {value}")
+    derived = "" if plain["log_every"] else ", which is evaluation.every / 5 where it is not given"
     for key, value in (("evaluation.every", evaluation.every), ("checkpoint.every", save_every)):
         if value % log_every:
-            raise ConfigError(f"{where}: {key} ({value}) must be a multiple of log_every ({log_every})")
+            raise ConfigError(f"{where}: {key} ({value}) must be a multiple of log_every ({log_every}{derived})")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", plain["name"]):
         raise ConfigError(f"{where}: name {plain['name']!r} names a folder; use letters, digits, '.', '-' and '_' only")
     seeds = tuple(plain["seeds"])

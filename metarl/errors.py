@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable
 
@@ -38,6 +39,10 @@ class NumericalError(UserError):
 def one_line(error: BaseException) -> str:
     """The kind and the text of an error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a disk that is full, read-only or broken answers; another OSError is ours."""
 
 
 def disk_reason(error: OSError) -> str:

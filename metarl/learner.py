@@ -364,8 +364,13 @@ class Learner:
                     f"its loss; remove them, or use them in the loss{constant if update.inners else ''}"
                 )
 
-    def faults(self, state: TrainState) -> list[str]:
-        """What the sticky flags say went wrong, a sentence with its cure each; reads back, so not in every step."""
+    def faults(self, state: TrainState, zeros: int | None = None) -> list[str]:
+        """What the sticky flags say went wrong, a sentence with its cure each; reads back, so not in every step.
+
+        Args:
+            state: whose flags are read.
+            zeros: hypergradients of exactly zero in a row that count as a fault; `ZERO_STOP` by default.
+        """
         faults = []
         for update in self.updates.values():
             where = f"update {update.name!r} (group {update.params!r})"
@@ -376,7 +381,7 @@ class Learner:
                     faults.append(f"{where}: {cure}")
                     break  # what follows from a failure need not be told
             streak = int(state.flags.get(f"zero/{update.name}", torch.zeros(())).max())
-            if streak >= ZERO_STOP:
+            if streak >= (zeros or ZERO_STOP):
                 faults.append(
                     f"{where}: its hypergradient was exactly zero {streak} times in a row, so it learns nothing; check "
                     "what its losses depend on (metarl check)"
@@ -475,6 +480,12 @@ class Learner:
 
     def _check_bilevel(self) -> None:
         for update in self.updates.values():
+            if getattr(update.gradient, "rests", False) and not self._staged_inners(update):
+                names = ", ".join(repr(u.name) for u in update.inners)
+                raise ConfigError(
+                    f"update {update.name!r}: {type(update.gradient).__name__} looks at the optimum of {names}, which "
+                    "stands in no stage and is never trained; put it into a stage, or give steps="
+                )
             for name in sorted(self._staged_inners(update)):
                 inner = self.updates[name]
                 if update.every % inner.every:

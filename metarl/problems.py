@@ -15,7 +15,7 @@ from torchopt.base import GradientTransformation
 
 from metarl.bilevel import Batches, Metrics, Params, TrainState, Update
 from metarl.bilevel.compiling import compiled as compile_whole
-from metarl.errors import NumericalError
+from metarl.errors import ConfigError, NumericalError
 from metarl.learner import Learner
 from metarl.training.progress import Reporter, Silent
 from metarl.training.streams import Noise
@@ -134,6 +134,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
         NumericalError: a loss or a hypergradient became NaN or infinite, or an estimator failed.
     """
     instance, progress = problem.build(seed), progress or Silent()
+    _check(problem, instance)
     learner = instance.learner.ready()
     state = learner.init(instance.dtype)
     noise = {
@@ -160,13 +161,25 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
             if step % problem.every and step != problem.steps:
                 progress.update(step)
                 continue
-            if faults := learner.faults(state):
+            if faults := learner.faults(state, zeros=ZEROS):
                 raise NumericalError("; ".join(faults))
             history[step] = instance.measure(learner, state)
             progress.update(step, **history[step])
     finally:
         progress.stop()
     return Solution(state, history, time.perf_counter() - began)
+
+
+ZEROS = 50  # hypergradients of exactly zero in a row that end a solution
+
+
+def _check(problem: Problem, instance: Any) -> None:
+    name = type(problem).__name__
+    if not isinstance(instance, Instance):
+        raise ConfigError(f"{name}.build returned {instance!r}; it must return a metarl.problems.Instance")
+    for figure, bound in problem.expected.items():
+        if not isinstance(bound, Bound):
+            raise ConfigError(f"{name}.expected[{figure!r}] is {bound!r}; it must be a metarl.problems.Bound")
 
 
 def has_compiler() -> bool:

@@ -59,12 +59,14 @@ def resolve(group: str, name: str, *, folder: Path | None = None) -> Any:
 
 def _from_module(kind: str, name: str, folder: Path | None) -> Any:
     module_name, _, attribute = name.partition(":")
+    if module_name.endswith(".py"):
+        raise ConfigError(f"{kind} {name!r}: name the module, not its file: {module_name[:-3]}:{attribute}")
     try:
         module = _module_beside(module_name, folder) or importlib.import_module(module_name)
     except ImportError as error:
         raise ConfigError(
             f"{kind} {name!r}: module {module_name!r} cannot be imported ({error}). Put {module_name}.py beside the "
-            "YAML file, or install it."
+            "YAML file (or in the current folder, where there is none), or install it."
         ) from error
     if not hasattr(module, attribute):
         public = [key for key in vars(module) if not key.startswith("_")]

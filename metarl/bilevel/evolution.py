@@ -47,10 +47,13 @@ class EvolutionStrategies:
     differentiable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.base, Direct | Unrolled):
+            raise ConfigError(
+                "EvolutionStrategies: base must be Direct() or Unrolled(...), the objective that it perturbs, not "
+                f"{self.base!r}"
+            )
         if self.samples < 2 or self.sigma <= 0 or (self.chunk is not None and self.chunk < 1):
             raise ConfigError("EvolutionStrategies: samples must be at least 2, chunk at least 1, sigma positive")
-        if not isinstance(self.base, Direct | Unrolled):
-            raise ConfigError(f"EvolutionStrategies: base must be Direct or Unrolled, not {type(self.base).__name__}")
         if getattr(self.base, "backend", "native") != "native":
             raise ConfigError("EvolutionStrategies: its base runs under vmap, which needs backend='native'")
 

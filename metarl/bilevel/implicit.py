@@ -54,7 +54,7 @@ class Implicit:
 
     Attributes:
         inner: the Update, or its name.
-        solver: see above.
+        solver: cg, neumann, fixed_point or identity: how v is found.
         iterations: Hessian products.
         damping: added to H's diagonal (cg, neumann), where it is singular or indefinite; biases the estimate.
         scale: of neumann and identity; by default the learning rate of an inner sgd or momentum, and 1 for identity.
@@ -78,7 +78,8 @@ class Implicit:
     differentiable: ClassVar[bool] = False
     failures: ClassVar[Mapping[str, str]] = {
         "singular": "the inner Hessian is singular or indefinite, so that conjugate gradients have no solution; give "
-        "Implicit damping=, or make the inner loss strictly convex (a penalty, weight decay)",
+        "Implicit damping=, more than the metric smallest_curvature lies below zero, or make the inner loss strictly "
+        "convex (a penalty, weight decay)",
         "diverged": "the series of its implicit solve grows instead of shrinking; lower Implicit's scale= (neumann) or "
         "the inner learning rate (fixed_point), or use solver='cg'",
     }
@@ -86,7 +87,8 @@ class Implicit:
     def __post_init__(self) -> None:
         solvers = ("cg", "neumann", "fixed_point", "identity")
         if self.solver not in solvers:
-            raise ConfigError(f"Implicit: solver must be one of {', '.join(solvers)}, not {self.solver!r}")
+            hint = "; an optimiser is given as optimizer=" if hasattr(self.solver, "update") else ""
+            raise ConfigError(f"Implicit: solver must be one of {', '.join(solvers)}, not {self.solver!r}{hint}")
         if self.iterations < 1 or self.steps < 0 or self.damping < 0:
             raise ConfigError("Implicit: iterations must be at least 1, steps and damping at least 0")
         if self.scale is not None and self.scale <= 0:
@@ -108,6 +110,11 @@ class Implicit:
                 "whose Hessian could be taken; let it use Direct, or Unrolled without truncate and first_order"
             )
         return replace(self, inner=inner)
+
+    @property
+    def rests(self) -> bool:
+        """Whether it relies on real steps of its inner Update to have reached the optimum."""
+        return self.steps == 0
 
     @property
     def inners(self) -> tuple[Update, ...]:
@@ -186,9 +193,10 @@ class Implicit:
         metrics = {"inner_gradient_norm": norm(at_theta)}
         failures = {name: torch.zeros_like(b[0], dtype=torch.bool) for name in self.failures}
         if self.solver == "cg":
-            v, residual, failures["singular"] = linear_solvers.conjugate_gradient(
+            v, residual, failures["singular"], curvature = linear_solvers.conjugate_gradient(
                 product, b, self.iterations, self.tolerance
             )
+            metrics["smallest_curvature"] = curvature - self.damping
         elif self.solver == "neumann":
             v, residual = linear_solvers.neumann(product, b, self.iterations, scale)
             failures["diverged"] = ~(residual <= 1)

@@ -1,7 +1,7 @@
 """Solvers of `A x = b` for an operator given by its products: fixed numbers of products, no read-back.
 
 Each returns `(x, residual)`, the residual `|b - A x| / |b|`, and conjugate gradients also whether it met a direction
-without positive curvature. All compile and run under vmap.
+without positive curvature, and how small the curvature was. All compile and run under vmap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Operator = Callable[[Tensor], Tensor]
 
 def conjugate_gradient(
     product: Operator, b: Tensor, iterations: int, tolerance: float | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Conjugate gradients (Hestenes & Stiefel 1952) for a symmetric positive definite operator.
 
     Args:
@@ -26,19 +26,23 @@ def conjugate_gradient(
         tolerance: of the residual, where it stops; by default ten times the dtype's epsilon.
 
     Returns:
-        x [P], residual (0-d), singular (0-d bool): a direction p with p^T A p <= 0, or too small to divide by.
+        x [P]; residual (0-d); singular (0-d bool): a direction p with p^T A p <= 0, or too small to divide by;
+        the smallest p^T A p / p^T p seen (0-d).
     """
     eps = torch.finfo(b.dtype).eps
     tolerance = 10 * eps if tolerance is None else tolerance
     x, r, p = torch.zeros_like(b), b, b
     rr = bb = b.dot(b)
     steepest = torch.zeros_like(bb)  # the largest curvature seen: what "too small" is measured by
+    flattest = torch.full_like(bb, float("inf"))
     singular = torch.zeros_like(bb, dtype=torch.bool)
     for _ in range(iterations):
         ap = product(p)
         curvature, pp = p.dot(ap), p.dot(p)
-        steepest = torch.maximum(steepest, curvature / torch.where(pp > 0, pp, 1))
+        quotient = curvature / torch.where(pp > 0, pp, 1)
+        steepest = torch.maximum(steepest, quotient)
         running = (rr > tolerance**2 * bb) & ~singular
+        flattest = torch.where(running, torch.minimum(flattest, quotient), flattest)
         flat = curvature <= 10 * eps * steepest * pp  # not so for NaN, which goes on into x
         singular = singular | (running & flat)
         move = running & ~flat
@@ -46,7 +50,7 @@ def conjugate_gradient(
         x, r = x + alpha * p, r - alpha * ap
         rr, before = r.dot(r), rr
         p = torch.where(move, r + rr / torch.where(before > 0, before, 1) * p, p)
-    return x, relative(r, b), singular
+    return x, relative(r, b), singular, torch.where(flattest.isinf(), 0, flattest)
 
 
 def neumann(product: Operator, b: Tensor, iterations: int, scale: float | Tensor) -> tuple[Tensor, Tensor]:

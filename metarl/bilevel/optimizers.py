@@ -60,6 +60,8 @@ class RMSpropState(NamedTuple):
 def sgd(lr: Setting, weight_decay: Setting = 0.0) -> Optimizer:
     """Gradient descent: `p <- p - lr (g + weight_decay p)`."""
 
+    _check_rate(lr)
+
     def update(grads: Any, state: EmptyState, *, params: Any = None, inplace: bool = False) -> tuple:
         grads = _decayed(grads, params, weight_decay)
         return tree_map(lambda g: -lr * g, grads), state
@@ -72,6 +74,8 @@ def momentum(lr: Setting, momentum: Setting = 0.9, nesterov: bool = False, weigh
 
     With `nesterov` the step is along `g + momentum m`.
     """
+
+    _check_rate(lr)
 
     def init(params: Any) -> MomentumState:
         return MomentumState(tree_map(torch.zeros_like, params))
@@ -94,6 +98,7 @@ def adam(
     `m <- b1 m + (1 - b1) g`, `v <- b2 v + (1 - b2) g^2`,
     `p <- p - lr / (1 - b1^t) m / (sqrt(v / (1 - b2^t)) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
     """
+    _check_rate(lr)
     _check_betas(b1=b1, b2=b2)
     hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
 
@@ -107,6 +112,7 @@ def adamw(
     lr: Setting, b1: Setting = 0.9, b2: Setting = 0.999, eps: Setting = 1e-8, weight_decay: Setting = 0.01
 ) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101): Adam's step with `- lr weight_decay p` beside it."""
+    _check_rate(lr)
     _check_betas(b1=b1, b2=b2)
     hparams = {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "weight_decay": weight_decay}
 
@@ -124,6 +130,7 @@ def rmsprop(lr: Setting, alpha: Setting = 0.99, eps: Setting = 1e-8, weight_deca
 
     `v <- alpha v + (1 - alpha) g^2`, `p <- p - lr g / (sqrt(v) + eps)`; `weight_decay` adds `weight_decay p` to `g`.
     """
+    _check_rate(lr)
     _check_betas(alpha=alpha)
     hparams = {"lr": lr, "alpha": alpha, "eps": eps, "weight_decay": weight_decay}
 
@@ -159,6 +166,11 @@ def _innermost(state: Any) -> Any:
     while hasattr(state, "inner"):  # a wrapper's state
         state = state.inner
     return state
+
+
+def _check_rate(lr: Setting) -> None:
+    if not isinstance(lr, Tensor) and not lr >= 0:
+        raise ValueError(f"lr must be 0 or more, not {lr}")
 
 
 def _check_betas(**betas: Setting) -> None:

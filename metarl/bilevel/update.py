@@ -53,6 +53,7 @@ class GradientEstimator(Protocol):
         unreached(update, state, batches): parameters that the estimate cannot depend on; by default those without a
             path to `objective`.
         noise(update, params): the noise that it reads, by name.
+        rests: whether it relies on real steps of its inners to have reached an optimum.
         failures: what can go wrong on the way, by name, each as a sentence with its cure.
         exact: whether the estimate is the gradient of `objective` (to rounding); taken as true where absent.
         tolerance: the relative error that one which is not exact should stay below in float64.

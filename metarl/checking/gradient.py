@@ -56,7 +56,9 @@ def _admitted(update: Update, result: Estimate) -> Iterator[Finding]:
     for kind, flag in result.failures.items():
         if bool(flag):
             text = f"update {update.name!r}: {cures.get(kind, kind)}"
-            yield Finding("gradient", "warning", kind, text, update.name, update.params)
+            seen = {k: float(v) for k, v in result.metrics.items() if k in ("residual", "smallest_curvature")}
+            told = ", ".join(f"{k} {v:.1e}" for k, v in seen.items())
+            yield Finding("gradient", "FAILED", f"{kind}: {told}", f"{text} ({told})", update.name, update.params)
 
 
 def _far_off(update: Update, found: Agreement) -> Finding:

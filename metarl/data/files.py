@@ -141,8 +141,8 @@ def find(name: str, folder: Path | None = None) -> Path:
     """
     path = (folder or Path()) / name
     if not path.is_file():
-        where = f" in {folder}" if folder and not Path(name).is_absolute() else ""
-        raise DatasetUnavailable(f"there is no file {name!r}{where}; paths are relative to the YAML file.")
+        where = f" in {folder}, to which paths are relative" if folder and not Path(name).is_absolute() else ""
+        raise DatasetUnavailable(f"there is no file {name!r}{where}.")
     return path
 
 

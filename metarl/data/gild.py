@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pickle
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,8 +57,15 @@ def load_gild(name: str, env: str | None, *, folder: Path | None = None) -> Tran
         made.close()
     if not len(rows):
         raise DataError(f"file {name!r}: the velocities of every row are clipped, so no state is known.")
-    card = Card(source="gild", dataset_id=name, env_spec=spec.to_json(), env_id=env, policy="GILD's demonstrator")
-    card.figures.update(figures)
+    card = Card(
+        source="gild",
+        dataset_id=name,
+        env_spec=spec.to_json(),
+        env_id=env,
+        policy="GILD's demonstrator",
+        versions={package: version(package) for package in ("gymnasium", "mujoco")},  # which rows depend on
+        figures=figures,
+    )
     transitions = pack_rows(rows, Layout(obs.shape[1], action.shape[1]), pieces, card)
     if figures["left_out"]:
         _log.warning("%s: %d of %d rows left out: their velocities are clipped", name, figures["left_out"], len(obs))

@@ -40,7 +40,7 @@ from metarl.data import cache
 from metarl.data.flatten import flatten, observation_keys
 from metarl.data.progress import track
 from metarl.data.transitions import Card, Layout, Transitions, pack_rows
-from metarl.errors import DataError, DatasetUnavailable, disk_reason, one_line
+from metarl.errors import DISK, DataError, DatasetUnavailable, disk_reason, one_line
 
 CARD = "metarl_card.json"
 CACHE = "metarl_rows.npz"
@@ -229,6 +229,8 @@ def staged(dataset_id: str) -> Iterator[Path]:
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
             yield staging
     except OSError as error:
+        if error.errno not in (None, *DISK):  # HDF5's own carry no number
+            raise
         raise DataError(
             f"dataset {dataset_id!r} cannot be written to {where} ({disk_reason(error)}); make room "
             "there, or set MINARI_DATASETS_PATH to another folder."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+from pathlib import Path
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
@@ -24,9 +25,11 @@ def instantiate(spec: EnvSpec) -> gym.Env:
     """
     try:
         _announce_nothing(str(spec.entry_point))
-        return gym.make(spec, disable_env_checker=True)
+        env = gym.make(spec, disable_env_checker=True)
     except (GymnasiumError, ImportError) as error:
         raise ConfigError(f"environment {spec.id!r} cannot be made here ({_line(error)}); {_remedy(spec)}") from error
+    _clean_up(env)
+    return env
 
 
 def _announce_nothing(entry_point: str) -> None:
@@ -34,6 +37,13 @@ def _announce_nothing(entry_point: str) -> None:
     if entry_point.startswith("gymnasium_robotics"):
         with contextlib.redirect_stderr(io.StringIO()):
             importlib.import_module("gymnasium_robotics")
+
+
+def _clean_up(env: gym.Env) -> None:
+    # Every maze leaves its model in the temporary folder once it is loaded: fifty files for one evaluator.
+    left = getattr(env.unwrapped, "tmp_xml_file_path", None)
+    if left is not None:
+        Path(left).unlink(missing_ok=True)
 
 
 def _remedy(spec: EnvSpec) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from metarl.config import Experiment, build, read, to_yaml
-from metarl.errors import ConfigError, UserError
+from metarl.errors import DISK, ConfigError, UserError
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 FREE = ("steps", "seeds", "device")  # may differ between starts of one run
 
 

@@ -91,6 +91,10 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     loaded = {"train": train_data}
     for name, role in learner.roles.items():
         loaded |= _load_role(experiment, name, role, seed, beside, loaded)
+    if len(loaded) > 1:
+        with make_env(env) as made:
+            for name, found in loaded.items():
+                check_fits(found, made, f"data.{name}")
     statistics = {name: Statistics.of(d) for name, d in loaded.items()} if learner.normalize else {}
     by_role = {}
     for name, role in learner.roles.items():

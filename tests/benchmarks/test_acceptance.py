@@ -50,3 +50,12 @@ def test_the_record_names_recipes_that_exist():
 def test_the_data_must_lie_30_to_50_percent_of_the_way(data_return, medium):
     verdict = judge(Spread(-900.0, 30.0, 5), Spread(-800.0, 40.0, 5), data_return, -1300.0, -100.0, 1000)
     assert verdict.medium is medium and verdict.accepted is medium
+
+
+def test_mazes_compare_success_rates_and_their_pieces_need_not_lie_between():
+    figures = (Spread(0.4, 0.05, 5), Spread(0.7, 0.05, 5), 0.07, 0.2, 1.0, 1000)
+    assert not judge(*figures).accepted and judge(*figures, measure="success").accepted
+    assert "success rate" in (text := "\n".join(acceptance.lines("a/medium", judge(*figures, measure="success"))))
+    assert "7.0% of pieces reach their goal" in text
+    good = judge(Spread(0.9, 0.01, 5), Spread(0.99, 0.01, 5), 0.07, 0.2, 1.0, 1000, measure="success")
+    assert good.beats and not good.below_expert and not good.accepted

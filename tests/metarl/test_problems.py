@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-import metarl.learner
 from metarl import EvolutionStrategies, Implicit, Learner, Unrolled, Update, momentum, option, sgd
 from metarl.errors import ConfigError, NumericalError
 from metarl.problems import Bound, Instance, Problem, no_policy, outer_loss, projected, solve
@@ -104,7 +103,7 @@ def test_outer_loss_takes_changes_to_the_estimator():
         assert outer_loss(learner.updates["b"], state, batches, steps=steps) == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_estimator_that_needs_noise_gets_it_and_zeros_are_told(monkeypatch):
+def test_an_estimator_that_needs_noise_gets_it_and_zeros_are_told():
     @dataclass(frozen=True)
     class Noisy(Shift):
         def build(self, seed):
@@ -118,9 +117,24 @@ def test_an_estimator_that_needs_noise_gets_it_and_zeros_are_told(monkeypatch):
     found = solve(Noisy(), 3)
     assert found.figure("b") == pytest.approx(solve(Shift(), 3).figure("b"), rel=0.05)
     assert solve(Noisy(), 3).history == found.history
-    monkeypatch.setattr(metarl.learner, "ZERO_STOP", 20)
-    with pytest.raises(NumericalError, match=r"update 'b' .*exactly zero 2\d times in a row, so it learns nothing"):
+    with pytest.raises(NumericalError, match=r"update 'b' .*exactly zero 50 times in a row, so it learns nothing"):
         solve(Stuck(), 3)
+
+
+def test_what_build_and_expected_hold_is_looked_at_first():
+    @dataclass(frozen=True)
+    class Bare(Shift):
+        expected = {"b": 5.0}
+
+    @dataclass(frozen=True)
+    class Nothing(Shift):
+        def build(self, seed):
+            return None
+
+    with pytest.raises(ConfigError, match=r"Bare\.expected\['b'\] is 5\.0; it must be a metarl\.problems\.Bound"):
+        solve(Bare(), 3)
+    with pytest.raises(ConfigError, match=r"Nothing\.build returned None; it must return a metarl\.problems\.Instance"):
+        solve(Nothing(), 3)
 
 
 @dataclass(frozen=True)
@@ -137,9 +151,17 @@ class Stuck(Shift):
 @pytest.mark.parametrize(
     ("estimator", "curvature", "words"),
     [
-        (Implicit("x", "neumann", 30, scale=1.5), 2.0, r"update 'b' \(group 'b'\): .* lower Implicit's scale="),
-        (Implicit("x", "fixed_point", 30), 30.0, r"update 'b' \(group 'b'\): .* lower .* the inner learning rate"),
-        (Implicit("x", "cg"), -2.0, r"update 'b' \(group 'b'\): .* give Implicit damping="),
+        (
+            Implicit("x", "neumann", 30, scale=1.5, steps=1),
+            2.0,
+            r"update 'b' \(group 'b'\): .* lower Implicit's scale=",
+        ),
+        (
+            Implicit("x", "fixed_point", 30, steps=1),
+            30.0,
+            r"update 'b' \(group 'b'\): .* lower .* the inner learning rate",
+        ),
+        (Implicit("x", "cg", steps=1), -2.0, r"update 'b' \(group 'b'\): .* give Implicit damping="),
     ],
     ids=["divergent", "divergent-step", "indefinite"],
 )

@@ -1,14 +1,14 @@
-"""InvertedPendulum-v5: a cart that balances a pole by linear feedback, and ways to drift off its rail.
+"""InvertedPendulum-v5: a cart that balances a pole by linear feedback, and a bias that walks it off its rail.
 
-u = kx x + ka theta + kv v + kw theta' in newtons, |u| <= 3. Pole and cart hold with all four gains positive. Where
-the cart's gains have the wrong sign the pole still stands while the cart runs away, faster and faster, until the
-rail's end a metre off throws the pole: episodes that fail late, which is what a medium level needs.
+u = kx x + ka theta + kv v + kw theta' in newtons, |u| <= 3. With soft gains, kx of 0.05 above all, a bias b rests
+only at x = -b / kx: beyond the rail's end, a metre off, which throws the pole. The pole stands until then, so that
+episodes fail late, which is what a medium level needs where a step upright pays 1 and falling is all that costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,17 +54,20 @@ class Feedback:
         return act
 
 
+SOFT = Feedback(position=0.05, angle=8.0, speed=1.0, spin=1.5)
+
 BEHAVIOURS: dict[str, Callable[[Generator], Policy]] = {
     "random": lambda rng: uniform(rng, SPACE),
     "expert": lambda rng: Feedback().policy(rng),
-    "shaky": lambda rng: Feedback(noise=1.4).policy(rng),
-    "drifting": lambda rng: _runaway(rng).policy(rng),
+    "soft": lambda rng: replace(SOFT, noise=0.5).policy(rng),
+    "biased": lambda rng: replace(SOFT, bias=rng.uniform(0.11, 0.19), noise=0.5).policy(rng),
 }
 
-# Nothing here holds for long, yet the noise shows what would: cloning averages gains that let the cart run away.
+# Clones take the mixture's mean, which leans to one side. The bias is small, since a value that hardly changes with
+# one action moves TD3+BC's policy little; it suffices, since the gains are soft.
 MIXTURE = (
-    *(*["drifting"] * 4, "shaky", *["drifting"] * 4, "random"),
-    *(*["drifting"] * 4, "shaky", *["drifting"] * 5),
+    *("soft", *["biased"] * 5, "soft", *["biased"] * 2, "random"),
+    *(*["biased"] * 3, "soft", *["biased"] * 6),
 )
 
 
@@ -77,8 +80,8 @@ class InvertedPendulum(Recipe):
     levels = {
         "random": "uniform forces",
         "medium": (
-            "a mixture by episode, in 20: 17 hold the pole and let the cart run away slowly, 2 hold both until their "
-            "force noise of 1.4 throws the pole, 1 uniform"
+            "a mixture by episode, in 20: 3 hold pole and cart with soft gains, 16 do so with a bias of 0.11 to 0.19 "
+            "newtons to one side until they run off the rail, both with force noise of 0.5, 1 uniform"
         ),
         "expert": "linear feedback, force noise of 0.1",
         "medium-expert": "medium and expert, each time an episode of the one with fewer transitions so far",
@@ -112,7 +115,3 @@ class InvertedPendulum(Recipe):
                 i += 1
         finally:
             env.close()
-
-
-def _runaway(rng: Generator) -> Feedback:
-    return Feedback(position=rng.uniform(-0.3, -0.1), speed=rng.uniform(0.8, 1.2), noise=0.5)

@@ -345,12 +345,17 @@ def test_evolution_strategies_of_an_ordinary_loss():
         (lambda: ForwardMode("fit", chunk=0), "chunk must be at least 1"),
         (lambda: FiniteDifference("fit", steps=0), "steps must be at least 1"),
         (lambda: FiniteDifference("fit", epsilon=0.0), "epsilon positive"),
+        (lambda: EvolutionStrategies("fit", sgd(0.1)), r"base must be Direct\(\) or Unrolled\(\.\.\.\), .* not 'fit'"),
+        (lambda: Implicit("fit", sgd(0.1)), "an optimiser is given as optimizer="),
         (lambda: EvolutionStrategies(Unrolled("fit"), samples=1), "samples must be at least 2"),
         (lambda: EvolutionStrategies(Unrolled("fit"), chunk=0), "chunk at least 1"),
         (lambda: Unrolled("fit", 5), r"optimizer must be an optimiser such as sgd\(0.1\), not 5"),
         (lambda: Unrolled("fit", tasks="support"), r"tasks is a tuple of roles, such as \('support',\)"),
         (lambda: EvolutionStrategies(Unrolled("fit"), sigma=0.0), "sigma positive"),
-        (lambda: EvolutionStrategies(Implicit("fit")), "base must be Direct or Unrolled, not Implicit"),
+        (
+            lambda: EvolutionStrategies(Implicit("fit")),
+            r"base must be Direct\(\) or Unrolled\(\.\.\.\), .* not Implicit",
+        ),
         (lambda: EvolutionStrategies(Unrolled("fit", backend="torchopt")), "needs backend='native'"),
     ],
 )

@@ -239,6 +239,24 @@ def test_a_singular_or_indefinite_system_is_told_with_group_and_cure(smallest, d
     assert cured == []
 
 
+def test_the_smallest_curvature_says_how_much_damping_is_wanted():
+    indefinite = matrix(smallest=-0.5)
+    curvature = float(estimate(bilevel(Implicit("fit", "cg", 20), hessian=indefinite)).metrics["smallest_curvature"])
+    assert -0.5 - 1e-12 <= curvature < 0.0
+    full = matrix()
+    found = estimate(bilevel(Implicit("fit", "cg", 20, damping=0.7), hessian=full)).metrics["smallest_curvature"]
+    assert 0.5 - 1e-12 <= float(found) <= 2.0  # damping is taken out again
+
+
+def test_an_inner_update_that_is_never_trained_is_refused():
+    learner = bilevel(Implicit("fit"))
+    untrained = replace(learner, stages=learner.stages[:1], virtual={"fit": learner.updates["fit"]})
+    with pytest.raises(ConfigError, match="'judge': Implicit looks at the optimum of 'fit', which stands in no stage"):
+        untrained.ready()
+    judged = replace(learner.updates["judge"], gradient=Implicit("fit", steps=5))
+    replace(untrained, stages=((judged,),)).ready()
+
+
 def test_a_linear_inner_loss_has_a_singular_hessian():
     def linear(tree, batches):
         return (tree["theta"]["x"] * tree["phi"]["x"]).sum()
@@ -414,11 +432,11 @@ def test_conjugate_gradients_stop_at_their_tolerance():
     residuals = {n: float(solved(n, 0.0)[1]) for n in range(1, D + 1)}
     for tolerance in (3e-1, 3e-2, 1e-3):
         first = next(n for n, residual in residuals.items() if residual <= tolerance)
-        x, residual, singular = solved(20, tolerance)
+        x, residual, singular, _ = solved(20, tolerance)
         assert torch.equal(x, solved(first, 0.0)[0]) and not singular
         assert torch.allclose(residual, (b - a @ x).norm() / b.norm(), rtol=1e-9)
     assert len({next(n for n, r in residuals.items() if r <= t) for t in (3e-1, 3e-2, 1e-3)}) == 3
-    x, _, _ = solved(20, None)
+    x, *_ = solved(20, None)
     assert (b - a @ x).norm() < 1e-13 * b.norm()
 
 
@@ -427,7 +445,7 @@ def test_conjugate_gradients_do_not_depend_on_the_scale_of_either_side(size):
     b = torch.linspace(1, 2, D, dtype=torch.float64)
     for a, singular in ((matrix(), False), (matrix(smallest=0.0), True)):
         for left, right in ((size, 1.0), (1.0, size)):
-            x, _, flagged = linear_solvers.conjugate_gradient(lambda x, a=left * a: a @ x, right * b, 20)
+            x, _, flagged, _ = linear_solvers.conjugate_gradient(lambda x, a=left * a: a @ x, right * b, 20)
             assert bool(flagged) == singular
             if not singular:
                 assert torch.allclose(x * left / right, torch.linalg.solve(a, b), rtol=1e-10)
@@ -435,7 +453,7 @@ def test_conjugate_gradients_do_not_depend_on_the_scale_of_either_side(size):
 
 def test_a_zero_right_hand_side_has_the_zero_solution():
     a, b = matrix(), torch.zeros(D, dtype=torch.float64)
-    x, residual, singular = linear_solvers.conjugate_gradient(lambda x: a @ x, b, 5)
-    assert not x.any() and residual == 0 and not singular
+    x, residual, singular, curvature = linear_solvers.conjugate_gradient(lambda x: a @ x, b, 5)
+    assert not x.any() and residual == 0 and not singular and curvature == 0
     x, residual = linear_solvers.neumann(lambda x: a @ x, b, 5, 0.5)
     assert not x.any() and residual == 0

@@ -321,6 +321,12 @@ def test_settings_are_readable_for_exports_and_messages():
     assert not sgd(0.1).adaptive and not momentum(0.1).adaptive
 
 
+@pytest.mark.parametrize("build", [sgd, momentum, adam, adamw, rmsprop])
+def test_a_negative_rate_is_refused(build):
+    with pytest.raises(ValueError, match=r"lr must be 0 or more, not -0\.1"):
+        build(-0.1)
+
+
 def test_update_leaves_its_inputs_untouched(case):
     optimizer, _, _ = case
     params, state = walk(optimizer, start(), optimizer.init(start()), range(3))

@@ -42,6 +42,7 @@ FAULTS = [
     ("MisspeltInner", "builds", ["no Update called 'actr'", "Did you mean 'actor'?"]),
     ("RaisesInAttach", "builds", ["KeyError: 'critc'", "broken.py:"]),
     ("ReturnsNothing", "builds", ["attach returned None", "must return the learner"]),
+    ("Singular", "gradient", ["Hessian is singular or indefinite", "damping", "smallest_curvature"]),
 ]
 
 WARNINGS = [
@@ -51,7 +52,6 @@ WARNINGS = [
     ("Swallowed", "signal", ["eps (1e-08)", "swallows", "smaller one"]),
     ("StandsStill", "signal", ["float32 rounds away", "learning rate"]),
     ("ItemBranch", "stacks", ["torch.vmap", ".item()", "eager training works"]),
-    ("Singular", "gradient", ["Hessian is singular or indefinite", "damping"]),
 ]
 
 SOUND = [

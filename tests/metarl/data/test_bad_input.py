@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import gymnasium as gym
 import h5py
@@ -52,6 +53,7 @@ class Place:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        self.held: TextIO | None = None
 
     def experiment(self, train=None, guide=None, text=None, **changed) -> list[str]:
         """Writes the experiment; returns the arguments that train it."""
@@ -87,10 +89,15 @@ class Place:
                     file[key] = value
         return {"file": "rows.hdf5", "env": "Pendulum-v1"}
 
-    def content(self) -> dict[str, str]:
-        """sha256 of every file, but for what may come and go."""
+    def content(self) -> dict[Path, bytes]:
+        """Every file below the folder, but for what may come and go."""
         paths = [path for path in self.folder.rglob("*") if path.is_file() and not path.name.endswith(OURS)]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        return {path.relative_to(self.folder): path.read_bytes() for path in paths}
+
+    def hold(self, path: Path) -> None:
+        """Locks a file as another process would, until the test ends."""
+        self.held = path.open("w")
+        fcntl.flock(self.held, fcntl.LOCK_EX)
 
     def call(self, arguments: list[str]) -> tuple[int, str]:
         """The exit code, and what standard error holds."""
@@ -104,10 +111,13 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch, capsys, minari_root) -> Place:
+def place(tmp_path, monkeypatch, capsys, minari_root) -> Iterator[Place]:
     monkeypatch.chdir(tmp_path)
     make_dataset("pendulum/expert", 400)
-    return Place(tmp_path, monkeypatch, capsys)
+    made = Place(tmp_path, monkeypatch, capsys)
+    yield made
+    if made.held is not None:
+        made.held.close()
 
 
 # ---- the table: what is wrong -> the arguments that run into it, and what the line must say
@@ -195,6 +205,13 @@ def actions_outside_the_bounds(place):
     actions = place.columns()["actions"]
     actions[[7, 9]] = 3.0
     return place.experiment(train=place.npz(actions=actions))
+
+
+@case(r"data\.guide: action\[0\] is -2\.5 in row 0, and Pendulum-v1 takes -2 to 2 \(1 such rows\)")
+def guide_actions_outside_the_bounds(place):
+    actions = place.columns()["actions"]
+    actions[0] = -2.5
+    return place.experiment(guide=place.npz(actions=actions))
 
 
 @case(r"data\.train was recorded with actions from \[-1\.0\] to \[1\.0\], Pendulum-v1 takes \[-2\.0\] to \[2\.0\]")
@@ -475,8 +492,7 @@ def run_folder_that_becomes_read_only(place):
 @case(r"another process is making dataset 'metarl/pendulum/medium-400-s0-v\d+'; wait for it")
 def dataset_that_another_process_is_making(place):
     version = make_dataset("pendulum/expert", 400).dataset_id.rpartition("-v")[2]
-    place.held = (store.root() / f".metarl-metarl-pendulum-medium-400-s0-v{version}.lock").open("w")
-    fcntl.flock(place.held, fcntl.LOCK_EX)
+    place.hold(store.root() / f".metarl-metarl-pendulum-medium-400-s0-v{version}.lock")
     return ["data", "make", "pendulum/medium", "--size", "400"]
 
 
@@ -490,8 +506,7 @@ def import_over_a_dataset(place):
 
 @case(r"another process is training this run; wait for it")
 def run_folder_that_another_process_holds(place):
-    place.held = (trained(place, steps=2) / ".lock").open("w")
-    fcntl.flock(place.held, fcntl.LOCK_EX)
+    place.hold(trained(place, steps=2) / ".lock")
     return place.experiment(steps=4)
 
 
@@ -511,7 +526,7 @@ def bit_flipped_checkpoints(place):
     return place.experiment(steps=4)
 
 
-@case(r"checkpoint: .*net\.layers\.0\.weight' is torch\.float32\[5, 3\] in the checkpoint and torch\.float32\[4, 3\]")
+@case(r"checkpoint: .*net\.layers\.0\.weight' is torch\.float32\[3, 5\] in the checkpoint and torch\.float32\[3, 4\]")
 def checkpoint_of_another_configuration(place):
     other = trained(place, steps=2, algorithm={**EXPERIMENT["algorithm"], "hidden": [5]})
     mine = trained(place, steps=2)
@@ -549,48 +564,33 @@ def test_one_line_exit_code_2_and_nothing_lost(name, place):
     lines = [line for line in said.splitlines() if not line.startswith(("small seed", f"{place.folder}/runs", "runs/"))]
     assert code == 2 and len(lines) == 1, said
     assert lines[0].startswith("error: ")
-    import re
-
     assert re.search(says, lines[0]), lines[0]
     after = place.content()
-    assert {path: after.get(path) for path in before} == before
+    for path, content in before.items():
+        if path.name == "metrics.csv":  # rows after the last checkpoint are cut off when the run goes on
+            assert after[path].startswith(content)
+        elif path.name != "config.yaml":  # it tells of the steps that were asked for last
+            assert after.get(path) == content, path
     assert not (place.folder / "ran").exists()
-    new = {Path(path).relative_to(place.folder) for path in after.keys() - before.keys()}
-    assert all(path.parts[0] == "runs" for path in new), new
+    assert all(path.parts[0] == "runs" for path in after.keys() - before.keys())
 
 
 def test_every_line_of_the_issue_has_a_case():
-    for words in [
-        "absent",
-        "no_network",
-        "malformed",
-        "another_observation",
-        "another_action",
-        "action_bounds",
-        "nan_in",
-        "infinity",
-        "empty",
-        "without_an_end_flag",
-        "fewer_guide_tuples",
-        "garbage",
-        "truncated_npz",
-        "object_dtype",
-        "hdf5_with_missing_keys",
-        "pickle",
-        "yaml_with_python_tags",
-        "environment_that_does_not_exist",
-        "environment_of_another_version",
-        "full_disk",
-        "read_only",
-        "another_process",
-        "truncated_checkpoints",
-        "bit_flipped_checkpoints",
-        "checkpoint_of_another_configuration",
-    ]:
+    issue = """absent no_network malformed another_observation another_action action_bounds nan_in infinity empty
+        without_an_end_flag fewer_guide_tuples garbage truncated_npz object_dtype hdf5_with_missing_keys pickle
+        yaml_with_python_tags environment_that_does_not_exist environment_of_another_version full_disk read_only
+        another_process truncated_checkpoints bit_flipped_checkpoints checkpoint_of_another_configuration"""
+    for words in issue.split():
         assert any(words in name for name in CASES), words
 
 
 # ---- what needs more than a line
+
+
+def wait_for_ever(*arguments, **options):
+    """As a name server that is not there; longer than anybody waits, but not than the test run."""
+    time.sleep(6)
+    raise OSError("Name or service not known")
 
 
 @pytest.mark.parametrize("what", ["silent", "name"])
@@ -598,16 +598,16 @@ def test_a_network_that_hangs_is_given_up_in_time(place, monkeypatch, what):
     """A server that takes the connection and says nothing, and a name that is looked up for ever."""
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert importing.PATIENCE <= 4  # of the 5 seconds in which the whole command must fail
     monkeypatch.setattr(importing, "PATIENCE", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
         if what == "name":
-            monkeypatch.setattr(importing.urllib.request, "urlopen", lambda *a, **k: time.sleep(1))
+            monkeypatch.setattr(importing.urllib.request, "urlopen", wait_for_ever)
         began = time.perf_counter()
         code, said = place.call(["data", "import", "mujoco/hopper/expert-v0"])
-        assert time.perf_counter() - began < 1
+        assert time.perf_counter() - began < 4
     assert code == 2 and said.count("\n") == 1 and "no network" in said
-    assert importing.__class__ is not None and 2 <= 4.0 <= 5
 
 
 def test_one_whole_checkpoint_is_enough(place):
@@ -632,6 +632,7 @@ def test_a_run_goes_on_once_there_is_room_again(place, monkeypatch):
     assert json.loads((straight / "result.json").read_text()) == json.loads(numbers["result.json"])
 
 
+@pytest.mark.slow
 def test_two_processes_making_one_dataset_make_one_dataset(place):
     command = [sys.executable, "-m", "metarl", "data", "make", "pendulum/medium", "--size", "4000"]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
@@ -665,3 +666,14 @@ def test_a_download_is_whole_or_not_at_all(place, monkeypatch, write):
     assert place.call(["data", "import", "tests/far-v0"]) == (0, "")
     assert len(load_minari("tests/far-v0")) == 9
     assert not [path for path in store.root().iterdir() if path.name.startswith(".")]
+
+
+def test_an_error_that_is_no_disks_is_not_hidden(place, monkeypatch):
+    """A traceback is for our mistakes: only what a disk answers becomes a line."""
+    monkeypatch.setattr(store.minari, "create_dataset_from_buffers", refuse(errno.ENOTTY))
+    with pytest.raises(OSError, match="Inappropriate"):
+        place.call(["data", "make", "pendulum/medium", "--size", "400"])
+    trained(place, steps=2)
+    monkeypatch.setattr(checkpoints, "_write", refuse(errno.ENOTTY))
+    with pytest.raises(OSError, match="Inappropriate"):
+        place.call(place.experiment(steps=4))

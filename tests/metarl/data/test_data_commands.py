@@ -5,6 +5,7 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from metarl.data.commands import app, histogram
@@ -112,6 +113,48 @@ def test_inspect_of_what_is_not_here_gives_the_command(command):
         command("inspect", "foo/bar-v0")
     with pytest.raises(DatasetUnavailable, match="metarl data make pendulum/random --size 400 --seed 1"):
         command("inspect", "pendulum/random", "--size", 400, "--seed", 1)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+def test_export_inspect_and_import_a_file(command, tmp_path, suffix):
+    data = make_dataset("pendulum/medium", 4000).transitions
+    path = tmp_path / f"rows.{suffix}"
+    counts = f"4,000 transitions, 20 episodes, mean return {data.card.returns['mean']:,.1f}"
+    assert counts in command("export", "pendulum/medium", path, "--size", 4000)
+    output = command("inspect", path, "--picture", tmp_path / "picture.png")
+    assert "4,000 transitions, 20 episodes, 0 terminated, 20 truncated" in output and data.card.sha256 in output
+    of_the_dataset = command("inspect", data.card.dataset_id)
+    for shared in (" next_obs[2] ", " truncated ", "episode lengths"):
+        (mine,), (theirs,) = ([x for x in text.splitlines() if shared in x] for text in (output, of_the_dataset))
+        assert mine.split() == theirs.split()
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+    assert counts in command("import", path, "--as", "tests/imported-v0")
+    assert torch.equal(load_minari("tests/imported-v0").rows, data.rows)
+    assert counts in command("import", path, "--as", "tests/imported-v0", "--force")
+
+
+def test_importing_asks_for_what_it_needs(command, tmp_path):
+    zeros = np.zeros((3, 2))
+    flags = {"terminals": np.array([0, 0, 1], bool), "rewards": np.zeros(3)}
+    np.savez(tmp_path / "rows.npz", observations=zeros, next_observations=zeros, actions=zeros, **flags)
+    with pytest.raises(DataError, match=r"give the id that .* is to have: --as"):
+        command("import", tmp_path / "rows.npz")
+    with pytest.raises(DataError, match="names no environment; give one with --env"):
+        command("import", tmp_path / "rows.npz", "--as", "tests/rows-v0")
+    with pytest.raises(DataError, match="--as and --env are for files"):
+        command("import", "tests/rows-v0", "--env", "Pendulum-v1")
+
+
+def test_what_is_here_is_not_downloaded_again(command, write):
+    assert "tests/counting-v0: 9 transitions, 3 episodes" in command("import", write())
+
+
+def test_inspect_puts_d4rls_score_beside_the_return(command, tmp_path):
+    data = make_dataset("hopper/random", 1000).transitions
+    output = " ".join(command("inspect", "hopper/random", "--size", 1000).split())
+    mean = data.card.returns["mean"]
+    assert f"mean return {mean:,.1f} (D4RL score {100 * (mean + 20.272305) / 3254.572305:,.1f}; references" in output
+    assert "D4RL" not in command("inspect", make_dataset("pendulum/expert", 400).dataset_id)
 
 
 def test_a_histogram_counts_everything_once():

@@ -70,6 +70,17 @@ def test_every_row_holds_what_its_episode_and_step_say(write, lengths):
     assert row == len(data)
 
 
+def test_rows_are_the_same_in_blocks_and_when_minari_has_miscounted(write, minari_root, monkeypatch):
+    whole = load_minari(write("tests/whole-v0", lengths=(3, 1, 5, 2, 4)))
+    dataset_id = write("tests/blocks-v0", lengths=(3, 1, 5, 2, 4))
+    path = minari_root / dataset_id / "data" / "metadata.json"
+    monkeypatch.setattr(store, "BLOCK", 2)
+    for count in (1, 100):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "total_steps": count}))
+        again = load_minari(dataset_id)
+        assert torch.equal(again.rows, whole.rows) and torch.equal(again.episode_starts, whole.episode_starts)
+
+
 def test_unchecked_columns_are_the_same_rows(write):
     dataset_id = write()
     columns, data = read_columns(dataset_id), load_minari(dataset_id)
@@ -162,6 +173,15 @@ def test_an_observation_too_few_is_refused(write, minari_root):
     with h5py.File(hdf5(minari_root), "a") as file:
         file["episode_2/observations"].resize((5, 2))
     with pytest.raises(DataError, match=r"episode 2 has 5 rewards and 5 observations; it must have 6"):
+        load_minari(dataset_id)
+
+
+def test_an_episode_of_another_width_is_refused(write, minari_root):
+    dataset_id = write()
+    with h5py.File(hdf5(minari_root), "a") as file:
+        del file["episode_1/actions"]
+        file["episode_1/actions"] = np.zeros((1, 2), np.float32)
+    with pytest.raises(DataError, match=r"episode 1 has observations of 2 and actions of 2 numbers, the episodes befo"):
         load_minari(dataset_id)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import gymnasium as gym
 import numpy as np
@@ -45,6 +46,14 @@ def test_the_maps_are_those_of_gymnasium_robotics(recipe):
     ours = recipe().env_spec()
     assert ours.kwargs == theirs.kwargs | {"continuing_task": False}
     assert (ours.entry_point, ours.max_episode_steps) == (theirs.entry_point, theirs.max_episode_steps)
+
+
+def test_a_maze_leaves_no_file_behind_and_still_resets(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    env = instantiate(UMaze().env_spec())
+    assert list(tmp_path.rglob("*.xml")) == []
+    assert set(env.reset(seed=0)[0]) == set(KEYS)
+    env.close()
 
 
 def test_cells_and_paths_of_a_small_maze():

@@ -364,29 +364,27 @@ class Learner:
                     f"its loss; remove them, or use them in the loss{constant if update.inners else ''}"
                 )
 
-    def faults(self, state: TrainState, zeros: int | None = None) -> list[str]:
-        """What the sticky flags say went wrong, a sentence with its cure each; reads back, so not in every step.
-
-        Args:
-            state: whose flags are read.
-            zeros: hypergradients of exactly zero in a row that count as a fault; `ZERO_STOP` by default.
-        """
+    def faults(self, state: TrainState) -> list[str]:
+        """What the sticky flags say went wrong, a sentence with its cure each; reads back, so not in every step."""
         faults = []
         for update in self.updates.values():
-            where = f"update {update.name!r} (group {update.params!r})"
             kinds: Mapping[str, str] = {**getattr(update.gradient, "failures", {}), "nonfinite": _NONFINITE}
             for kind, cure in kinds.items():
                 flag = state.flags.get(f"{kind}/{update.name}")
                 if flag is not None and bool(flag.any()):
-                    faults.append(f"{where}: {cure}")
+                    faults.append(f"{_where(update)}: {cure}")
                     break  # what follows from a failure need not be told
-            streak = int(state.flags.get(f"zero/{update.name}", torch.zeros(())).max())
-            if streak >= (zeros or ZERO_STOP):
-                faults.append(
-                    f"{where}: its hypergradient was exactly zero {streak} times in a row, so it learns nothing; check "
-                    "what its losses depend on (metarl check)"
-                )
         return faults
+
+    def silent(self, state: TrainState, times: int) -> dict[str, str]:
+        """By Update, what to say of hypergradients that were exactly zero so many times in a row; reads back."""
+        streaks = {u: state.flags.get(f"zero/{u.name}") for u in self.updates.values()}
+        return {
+            u.name: f"{_where(u)}: its hypergradient was exactly zero {int(streak.max())} times in a row, so it learns "
+            "nothing; check what its losses depend on (metarl check)"
+            for u, streak in streaks.items()
+            if streak is not None and int(streak.max()) >= times
+        }
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -495,10 +493,13 @@ class Learner:
                     )
 
 
-ZERO_STOP = 500  # exactly zero hypergradients in a row
 _NONFINITE = (
     "its loss or its gradient became NaN or infinite; lower the learning rate, or look for extreme values in its data"
 )
+
+
+def _where(update: Update) -> str:
+    return f"update {update.name!r} (group {update.params!r})"
 
 
 def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainState) -> TrainState:

@@ -148,6 +148,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
         return {**given, "noise": {**drawn, **given.get("noise", {})}} if drawn else given
 
     learner.check(state, batches(1))
+    start = state
     if compiled is None and problem.compiled and not has_compiler():
         progress.say("there is no C++ compiler (set CXX, or install g++), so the step runs eagerly")
         compiled = False
@@ -161,7 +162,7 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
             if step % problem.every and step != problem.steps:
                 progress.update(step)
                 continue
-            if faults := learner.faults(state, zeros=ZEROS):
+            if faults := learner.faults(state) or _dead(learner, state, start):
                 raise NumericalError("; ".join(faults))
             history[step] = instance.measure(learner, state)
             progress.update(step, **history[step])
@@ -170,7 +171,16 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
     return Solution(state, history, time.perf_counter() - began)
 
 
-ZEROS = 50  # hypergradients of exactly zero in a row that end a solution
+ZEROS = 50  # hypergradients of exactly zero, and nothing else, that end a solution
+
+
+def _dead(learner: Learner, state: TrainState, start: TrainState) -> list[str]:
+    """Groups that have not moved at all; one that has converged may have zeros too."""
+
+    def moved(update: Update) -> bool:
+        return any(not torch.equal(p, start.tree[update.params][k]) for k, p in state.tree[update.params].items())
+
+    return [text for name, text in learner.silent(state, ZEROS).items() if not moved(learner.updates[name])]
 
 
 def _check(problem: Problem, instance: Any) -> None:

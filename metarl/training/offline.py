@@ -21,7 +21,7 @@ from metarl.data.fits import check_fits
 from metarl.data.transitions import Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
 from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
-from metarl.learner import ZERO_STOP, Learner, Role, Spec
+from metarl.learner import Learner, Role, Spec
 from metarl.provenance import environment
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
@@ -30,7 +30,7 @@ from metarl.training.progress import Reporter
 from metarl.training.recorder import Recorder, examine
 from metarl.training.streams import Streams, generator
 
-ZERO_WARN = 50  # hypergradients of exactly zero in a row
+ZERO_WARN, ZERO_STOP = 50, 500  # hypergradients of exactly zero in a row
 
 
 @dataclass(frozen=True)
@@ -234,20 +234,17 @@ class _Run:
         self.recorder.scalars(self.step, values)
 
     def _check_flags(self) -> None:
-        faults = self.learner.faults(self.state)
+        faults = self.learner.faults(self.state) or [*self.learner.silent(self.state, ZERO_STOP).values()]
         groups = [group for group, ok in finite(self.state).items() if not ok]
         if faults or groups:
             what = faults[0] if faults else _nonfinite_groups(groups)
             raise NumericalError(
                 f"{self.folder.path}, at or before step {self.step:,}: {what}. What was saved before is kept"
             )
-        flags = checkpoints.as_float(self.state.flags)
-        for name, streak in flags.items():
-            update = name.removeprefix("zero/")
-            if name.startswith("zero/") and streak >= ZERO_WARN and update not in self.warned:
-                self.warned.add(update)
-                text = f"the hypergradient of {update!r} was exactly zero {int(streak)} times in a row"
-                self.reporter.say(f"warning: {text}; at {ZERO_STOP} the run stops")
+        for name, text in self.learner.silent(self.state, ZERO_WARN).items():
+            if name not in self.warned:
+                self.warned.add(name)
+                self.reporter.say(f"warning: {text}")
 
     def _evaluate(self) -> None:
         policy = Policy(self.learner, self.state.tree, self.setup.statistics)

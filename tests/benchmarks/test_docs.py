@@ -76,3 +76,12 @@ def test_the_comparison_runs_as_printed(metarl, folder):
     (mine,) = [cell.runs[0] for cell in loaded.cells if cell.row == "Trust"]
     for metric in ("trust/hypergradient_norm", "trust/params_moved", "actor/weight"):
         assert metric in mine.scalars
+
+
+def test_the_problem_of_ones_own_is_solved_as_printed(metarl, tmp_path):
+    ((name, text),) = blocks("known_answers.md")
+    (tmp_path / name).write_text(text)
+    assert "metarl solve shrink:Shrink" in commands("known_answers.md")
+    printed = metarl(tmp_path, "solve", "shrink:Shrink", "--seed", 0, "--progress", "none").stdout
+    assert "ok" in printed and "missed" not in printed
+    assert len(text.splitlines()) < 40

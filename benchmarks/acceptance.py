@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import results
+from benchmarks.readme import with_table
 from benchmarks.results import Cell, Results, Spread
 from metarl.data import recipes
 from metarl.errors import UserError
-from metarl.training.folder import write_json
+from metarl.training.folder import write_aside, write_json
 
 RECORD = Path(recipes.__file__).parent / "acceptance.json"
+PAGE = Path(__file__).parents[1] / "docs" / "data.md"
 BASE, BETTER = "BC", "TD3+BC"  # rows of the suite's table
 LEAST_SEEDS, STANDARD_ERRORS, FURTHEST = 5, 2.0, 0.8
 MEDIUM = (0.3, 0.5)  # where the data's mean return lies between random and expert
@@ -168,7 +170,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(lines(recipe, verdict)))
     write_json(options.record, record)
     print(f"recorded in {options.record}")
+    if options.record == RECORD:
+        write_aside(PAGE, with_table(PAGE.read_text(), table(record), "recipes"))
     return 0 if all(verdict.accepted for _, _, verdict in judged) else 1
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """The record in Markdown: one row for each judged recipe."""
+    head = ("recipe", "measure", "rows", "random", "expert", BASE, BETTER, "apart by", "verdict")
+    rows = [head, ("---",) * len(head)]
+    for recipe, entry in sorted(record.items()):
+        f = entry["figures"]
+        show = "{:.3f}".format if f.get("measure") == "success" else "{:,.1f}".format
+        scores = [f"{show(f[k]['mean'])} ± {show(f[k]['sd'])} (n={f[k]['n']})" for k in ("cloning", "td3_bc")]
+        rows.append(
+            (
+                recipe,
+                f.get("measure", "return"),
+                f"{entry['size']:,}",
+                show(f["random_return"]),
+                show(f["expert_return"]),
+                *scores,
+                f"{f['difference_in_standard_errors']:.1f} s.e.",
+                "accepted" if f["accepted"] else "not accepted",
+            )
+        )
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def lines(recipe: str, verdict: Verdict) -> list[str]:

@@ -84,7 +84,9 @@ def evaluate(
 ) -> None:
     """Evaluate the newest policies of runs in a new environment."""
     import torch
+    from gymnasium.envs.registration import EnvSpec
 
+    from metarl.data.scores import normalized
     from metarl.envs import make_env
     from metarl.training.evaluation import Evaluator
     from metarl.training.offline import load_policy
@@ -108,11 +110,14 @@ def evaluate(
                 f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
             )
         spread = float(np.std(result.returns))
+        score = normalized(EnvSpec.from_json(env).id, result.mean)
         console.print(
             f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
             f"episodes), length {np.mean(result.lengths):,.0f}",
             highlight=False,
         )
+        if score.normalized is not None:
+            console.print(f"return {score}", highlight=False)
 
 
 @app.command("config")

@@ -193,8 +193,13 @@ def _dataset_id(target: str, size: int | None, seed: int) -> str:
 def _counts(transitions: Transitions) -> str:
     return (
         f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
-        f"mean return {transitions.card.returns['mean']:,.1f}"
+        f"mean return {_readable(transitions.card.returns['mean'])}"
     )
+
+
+def _readable(value: float) -> str:
+    """Three decimals for what may be a rate."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.3f}"
 
 
 class _Rate(ProgressColumn):
@@ -214,7 +219,7 @@ class _Watch:
     def __call__(self, episode: Episode) -> None:
         self.total += float(np.sum(episode.rewards))
         self.episodes += 1
-        returns = f"mean return {self.total / self.episodes:,.1f}"
+        returns = f"mean return {_readable(self.total / self.episodes)}"
         self.progress.update(self.task, advance=len(episode.rewards), returns=returns)
 
 

@@ -26,7 +26,7 @@ def instantiate(spec: EnvSpec) -> gym.Env:
     try:
         _announce_nothing(str(spec.entry_point))
         env = gym.make(spec, disable_env_checker=True)
-    except (GymnasiumError, ImportError) as error:
+    except (GymnasiumError, ImportError, AttributeError, TypeError) as error:  # the last two: an entry point of old
         raise ConfigError(f"environment {spec.id!r} cannot be made here ({_line(error)}); {_remedy(spec)}") from error
     _clean_up(env)
     return env

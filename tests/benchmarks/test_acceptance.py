@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import acceptance
 from benchmarks.acceptance import judge
+from benchmarks.readme import with_table
 from benchmarks.results import Spread
 from metarl.data.recipes.datasets import available
 from metarl.errors import UserError
@@ -59,3 +60,10 @@ def test_mazes_compare_success_rates_and_their_pieces_need_not_lie_between():
     assert "7.0% of pieces reach their goal" in text
     good = judge(Spread(0.9, 0.01, 5), Spread(0.99, 0.01, 5), 0.07, 0.2, 1.0, 1000, measure="success")
     assert good.beats and not good.below_expert and not good.accepted
+
+
+def test_the_committed_page_shows_the_committed_record():
+    page = acceptance.PAGE.read_text()
+    record = json.loads(acceptance.RECORD.read_text())
+    assert with_table(page, acceptance.table(record), "recipes") == page
+    assert all(entry["figures"]["accepted"] for entry in record.values())

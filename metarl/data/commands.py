@@ -22,7 +22,7 @@ from metarl import registry
 from metarl.data import files, importing
 from metarl.data.minari import Episode, is_local, load_minari, local_datasets, read_columns, root
 from metarl.data.recipes.datasets import GROUP, find, load_any, make_dataset, recipe_dataset_id, siblings
-from metarl.data.scores import normalized
+from metarl.data.scores import normalized, readable
 from metarl.data.transitions import Transitions
 from metarl.errors import ConfigError, DataError
 
@@ -193,13 +193,8 @@ def _dataset_id(target: str, size: int | None, seed: int) -> str:
 def _counts(transitions: Transitions) -> str:
     return (
         f"{len(transitions):,} transitions, {transitions.episodes:,} episodes, "
-        f"mean return {_readable(transitions.card.returns['mean'])}"
+        f"mean return {readable(transitions.card.returns['mean'])}"
     )
-
-
-def _readable(value: float) -> str:
-    """Three decimals for what may be a rate."""
-    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.3f}"
 
 
 class _Rate(ProgressColumn):
@@ -219,7 +214,7 @@ class _Watch:
     def __call__(self, episode: Episode) -> None:
         self.total += float(np.sum(episode.rewards))
         self.episodes += 1
-        returns = f"mean return {_readable(self.total / self.episodes)}"
+        returns = f"mean return {readable(self.total / self.episodes)}"
         self.progress.update(self.task, advance=len(episode.rewards), returns=returns)
 
 

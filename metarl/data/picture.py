@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from metarl.data.recipes.datasets import origin
+from metarl.data.scores import readable
 from metarl.data.transitions import Transitions
 from metarl.errors import DataError
 
@@ -57,13 +58,13 @@ def draw(transitions: Transitions, levels: Mapping[str, Transitions], path: Path
     heights = [2.6, 2.1 * small, *([3.2] if density else [])]
     parts = np.atleast_1d(np.asarray(figure.subfigures(len(heights), 1, height_ratios=heights)))
     _draw_returns(parts[0].subplots(1, 2, width_ratios=(3, 1)), shown)
-    axes = parts[1].subplots(small, per_row, squeeze=False).flat
+    axes = list(parts[1].subplots(small, per_row, squeeze=False).flat)
     for axis, (name, values) in zip(axes, columns.items(), strict=False):
         colour = COLOURS[1] if name.startswith("action") else COLOURS[0]
         axis.hist(values, bins=50, color=colour)
         axis.set_xlabel(name)
         axis.set_yticks([])
-    for axis in list(axes)[len(columns) :]:
+    for axis in axes[len(columns) :]:
         axis.remove()
     if density:
         _draw_planes(parts[2], density)
@@ -83,7 +84,12 @@ def _draw_returns(axes: NDArray[Any], shown: Mapping[str, Transitions]) -> None:
         for (name, one), colour in zip(values.items(), _colours(len(values)), strict=True):
             axis.hist(one, bins=bins, histtype="stepfilled", color=colour, alpha=0.25)
             axis.hist(
-                one, bins=bins, histtype="step", color=colour, linewidth=1.4, label=f"{name}: mean {one.mean():,.1f}"
+                one,
+                bins=bins,
+                histtype="step",
+                color=colour,
+                linewidth=1.4,
+                label=f"{name}: mean {readable(one.mean())}",
             )
         axis.set_xlabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))

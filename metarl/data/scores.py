@@ -72,6 +72,11 @@ _LEVELS = r"random|medium|expert|medium-replay|medium-expert|full-replay|human|c
 _MAZES = r"(?:umaze|medium|large)(?:-diverse|-play)?"
 
 
+def readable(value: float) -> str:
+    """A return with one decimal, or with three where it may be a rate."""
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.3f}"
+
+
 def reference(env_id: str) -> Reference | None:
     """The references of a Gymnasium id (`Hopper-v5`) or of a D4RL dataset (`hopper-medium-v2`); None without any.
 

@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def table(record: Mapping[str, Any]) -> str:
     """The record in Markdown: one row for each judged recipe."""
-    head = ("recipe", "measure", "rows", "random", "expert", BASE, BETTER, "apart by", "verdict")
+    head = ("recipe", "measure", "rows", "steps", "random", "expert", BASE, BETTER, "apart by", "verdict")
     rows = [head, ("---",) * len(head)]
     for recipe, entry in sorted(record.items()):
         f = entry["figures"]
@@ -188,6 +188,7 @@ def table(record: Mapping[str, Any]) -> str:
                 recipe,
                 f.get("measure", "return"),
                 f"{entry['size']:,}",
+                f"{f['steps']:,}",
                 show(f["random_return"]),
                 show(f["expert_return"]),
                 *scores,

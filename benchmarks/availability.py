@@ -15,7 +15,7 @@ from metarl.data.sources import DataSource
 from metarl.data.transitions import Transitions
 from metarl.envs import env_spec, make_env, spec_of
 from metarl.errors import ConfigError, DatasetUnavailable, UserError
-from metarl.training.offline import build_learner
+from metarl.training.setup import build_learner
 
 
 def fitted(suite: Suite) -> Suite:

@@ -64,14 +64,17 @@ def train(
         raise ConfigError(f"--seed must be 0 or more, not {seed}")
     beside = beside or file.parent
     experiment = config.load(file, overrides or [], beside)
-    for one in experiment.seeds if seed is None else (seed,):
+    seeds = experiment.seeds if seed is None else (seed,)
+    for first in range(0, len(seeds), experiment.stack):
+        stack = seeds[first : first + experiment.stack]
         try:
-            folder = offline.train(experiment, one, root, reporter(progress), beside=beside)  # type: ignore[arg-type]
+            folders = offline.train_stack(experiment, stack, root, reporter(progress), beside)  # type: ignore[arg-type]
         except KeyboardInterrupt:
             print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
             raise typer.Exit(130) from None
         if progress != "lines":
-            console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
+            for folder in folders:
+                console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 
 
 @app.command("eval")

@@ -56,6 +56,8 @@ class Experiment:
     seeds: tuple[int, ...]
     device: str
     precision: str
+    compile: str
+    stack: int
     log_every: int
     evaluation: Evaluation
     checkpoint: Checkpoint
@@ -64,8 +66,8 @@ class Experiment:
 
     @property
     def hash(self) -> str:
-        """Eight hex digits of the resolved configuration without steps, seeds and device."""
-        kept = {k: v for k, v in self.resolved.items() if k not in ("steps", "seeds", "device")}
+        """Eight hex digits of the resolved configuration without `FREE`: what changes no number but by rounding."""
+        kept = {k: v for k, v in self.resolved.items() if k not in FREE}
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
     @property
@@ -83,11 +85,16 @@ class _Plain:
     seeds: tuple[int, ...] = option((0,), "one run each")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU where there is one")
     precision: Literal["float32", "float64"] = option("float32", "of parameters and batches")
+    compile: Literal["auto", "on", "off"] = option(
+        "auto", "compile what is due often enough to pay; all of it; or run the losses' Python in every step"
+    )
+    stack: int = option(1, "seeds that `metarl train` runs together in one program; a GPU's way")
     log_every: int | None = option(None, "gradient steps between rows of metrics; default: evaluation.every / 5")
     evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
     checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")
 
 
+FREE = ("steps", "seeds", "device", "compile", "stack")  # may differ between starts of one run
 TOP_LEVEL = ("algorithm", "objective", "data", *(f.name for f in dataclasses.fields(_Plain)))
 
 
@@ -181,6 +188,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     checkpoint = Checkpoint(save_every, plain["checkpoint"]["keep"])
     for key, value, least in (
         ("steps", plain["steps"], 1),
+        ("stack", plain["stack"], 1),
         ("log_every", log_every, 1),
         ("evaluation.every", evaluation.every, 1),
         ("evaluation.episodes", evaluation.episodes, 1),
@@ -203,7 +211,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         "algorithm": algorithm_plain,
         "objective": [node for _, node in built],
         "data": data,
-        **{k: plain[k] for k in ("steps", "device", "precision")},
+        **{k: plain[k] for k in ("steps", "device", "precision", "compile", "stack")},
         "seeds": list(seeds),
         "log_every": log_every,
         "evaluation": plain["evaluation"],
@@ -218,6 +226,8 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         seeds=seeds,
         device=plain["device"],
         precision=plain["precision"],
+        compile=plain["compile"],
+        stack=plain["stack"],
         log_every=log_every,
         evaluation=evaluation,
         checkpoint=checkpoint,

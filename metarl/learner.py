@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torchopt.base import GradientTransformation
 
 from metarl.bilevel import backends
+from metarl.bilevel.applying import Estimates, applied, apply_
 from metarl.bilevel.autodiff import Params, unreached
 from metarl.bilevel.direct import Polyak
 from metarl.bilevel.optimizers import Optimizer
-from metarl.bilevel.state import TrainState, optimizer_step
-from metarl.bilevel.update import Batch, Batches, Estimate, Loss, Metrics, Tree, Update
+from metarl.bilevel.state import TrainState
+from metarl.bilevel.update import Batch, Batches, Loss, Metrics, Tree, Update
 from metarl.errors import ConfigError, nearest
 
 Act = Callable[[Tree, Tensor, Any, Tensor | None, bool], tuple[Tensor, Any]]
@@ -394,7 +394,7 @@ class Learner:
         return frozenset(name for name in own if self._staged_inners(self.updates[name]) <= own)
 
     def step(
-        self, state: TrainState, batches: Batches, due: Iterable[str], donate: bool = False
+        self, state: TrainState, batches: Batches, due: Container[str], donate: bool = False
     ) -> tuple[TrainState, Metrics]:
         """One training step: stage by stage, the due Updates estimate, then apply.
 
@@ -402,21 +402,25 @@ class Learner:
             state: at the step's entry; left untouched unless `donate`.
             batches: by role, and "noise".
             due: names of Updates, decided by the caller.
-            donate: the caller gives `state` away, so that its memory may be reused.
+            donate: the caller gives `state` away: its tensors are overwritten, and it is returned.
 
         Returns:
             the new state, and metrics as 0-d tensors by `update/metric`.
         """
         metrics: Metrics = {}
         for stage in self.stages:
-            estimates = [(u, u.gradient(u, state, batches)) for u in stage if u.name in due]
-            entry = state
-            for update, estimate in estimates:
-                state = _apply(update, estimate, entry, state)
-                if estimate.loss is not None:
-                    metrics[f"{update.name}/loss"] = estimate.loss
-                metrics |= {f"{update.name}/{key}": value for key, value in estimate.metrics.items()}
+            estimates = self.estimates(stage, state, batches, due)
+            if donate:
+                apply_(estimates, state)
+            else:
+                state = applied(estimates, state)
+            metrics |= metrics_of(estimates)
         return state, metrics
+
+    @staticmethod
+    def estimates(stage: Iterable[Update], state: TrainState, batches: Batches, due: Container[str]) -> Estimates:
+        """What a stage's due Updates estimate, each on the same state."""
+        return [(u, u.gradient(u, state, batches)) for u in stage if u.name in due]
 
     # -- checks ----------------------------------------------------------------------------------------------
 
@@ -493,6 +497,16 @@ class Learner:
                     )
 
 
+def metrics_of(estimates: Estimates) -> Metrics:
+    """What a stage has to log, by `update/metric`."""
+    metrics: Metrics = {}
+    for update, estimate in estimates:
+        if estimate.loss is not None:
+            metrics[f"{update.name}/loss"] = estimate.loss
+        metrics |= {f"{update.name}/{key}": value for key, value in estimate.metrics.items()}
+    return metrics
+
+
 _NONFINITE = (
     "its loss or its gradient became NaN or infinite; lower the learning rate, or look for extreme values in its data"
 )
@@ -500,27 +514,6 @@ _NONFINITE = (
 
 def _where(update: Update) -> str:
     return f"update {update.name!r} (group {update.params!r})"
-
-
-def _apply(update: Update, estimate: Estimate, entry: TrainState, state: TrainState) -> TrainState:
-    optimizer: GradientTransformation = update.optimizer_for(entry.tree)
-    group = update.params
-    params, opt = optimizer_step(optimizer, entry.tree[group], estimate.grads, entry.opt[group])
-    flags = dict(state.flags)
-    for failure, failed in estimate.failures.items():
-        key = f"{failure}/{update.name}"
-        flags[key] = flags.get(key, False) | failed
-    if estimate.loss is not None:
-        key = f"nonfinite/{update.name}"
-        flags[key] = flags[key] | ~estimate.loss.isfinite()
-    if "hypergradient_norm" in estimate.metrics:
-        size = estimate.metrics["hypergradient_norm"]
-        key = f"zero/{update.name}"
-        if key in flags:
-            flags[key] = torch.where(size == 0, flags[key] + 1, 0)
-        key = f"nonfinite/{update.name}"
-        flags[key] = flags[key] | ~size.isfinite()
-    return TrainState({**state.tree, group: params}, {**state.opt, group: opt}, flags)
 
 
 def _missing(update: Update, error: KeyError, tree: Tree, batches: Batches) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -13,15 +11,15 @@ from typing import Any, ClassVar, Literal, NoReturn, Protocol, runtime_checkable
 import torch
 from torchopt.base import GradientTransformation
 
-from metarl.bilevel import Batches, Metrics, Params, TrainState, Update
-from metarl.bilevel.compiling import compiled as compile_whole
+from metarl.bilevel import Batches, Params, TrainState, Update
+from metarl.bilevel.compiling import has_compiler
 from metarl.errors import ConfigError, NumericalError
 from metarl.learner import Learner
 from metarl.training.progress import Reporter, Silent
+from metarl.training.stepping import Stepping
 from metarl.training.streams import Noise
 
 Figures = dict[str, float]
-Step = Callable[[TrainState, Batches], tuple[TrainState, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -148,27 +146,27 @@ def solve(problem: Problem, seed: int, *, compiled: bool | None = None, progress
         return {**given, "noise": {**drawn, **given.get("noise", {})}} if drawn else given
 
     learner.check(state, batches(1))
-    start = state
     if compiled is None and problem.compiled and not has_compiler():
         progress.say("there is no C++ compiler (set CXX, or install g++), so the step runs eagerly")
         compiled = False
-    step_of = _steps(learner, problem.compiled if compiled is None else compiled)
+    wanted = problem.compiled if compiled is None else compiled
+    stepping = Stepping(learner, state, "compiled" if wanted else "eager")
     history = {0: instance.measure(learner, state)}
     began = time.perf_counter()
     progress.start(f"{type(problem).__name__} seed {seed}", 0, problem.steps)
     try:
         for step in range(1, problem.steps + 1):
-            state, _ = step_of(learner.due(step))(state, batches(step))
+            stepping(batches(step), learner.due(step))
             if step % problem.every and step != problem.steps:
                 progress.update(step)
                 continue
-            if faults := learner.faults(state) or _dead(learner, state, start):
+            if faults := learner.faults(stepping.state) or _dead(learner, stepping.state, state):
                 raise NumericalError("; ".join(faults))
-            history[step] = instance.measure(learner, state)
+            history[step] = instance.measure(learner, stepping.state)
             progress.update(step, **history[step])
     finally:
         progress.stop()
-    return Solution(state, history, time.perf_counter() - began)
+    return Solution(stepping.state, history, time.perf_counter() - began)
 
 
 ZEROS = 50  # hypergradients of exactly zero, and nothing else, that end a solution
@@ -192,11 +190,6 @@ def _check(problem: Problem, instance: Any) -> None:
             raise ConfigError(f"{name}.expected[{figure!r}] is {bound!r}; it must be a metarl.problems.Bound")
 
 
-def has_compiler() -> bool:
-    """Whether torch.compile finds the C++ compiler that it needs on a CPU."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
-
-
 def outer_loss(update: Update, state: TrainState, batches: Batches, **changes: Any) -> float:
     """The loss of a bilevel Update after its virtual steps, with changes to its estimator such as `steps=10`."""
     estimator: Any = update.gradient
@@ -218,21 +211,6 @@ def projected(
 def no_policy(*_: Any) -> NoReturn:
     """The `act` of a learner that meets no environment."""
     raise NotImplementedError("this learner solves a problem without an environment and has no policy")
-
-
-def _steps(learner: Learner, compiled: bool) -> Callable[[frozenset[str]], Step]:
-    """The step by due set: compiled once for each, or eager."""
-    graphs: dict[frozenset[str], Step] = {}
-
-    def step_of(due: frozenset[str]) -> Step:
-        def step(state: TrainState, batches: Batches) -> tuple[TrainState, Metrics]:
-            return learner.step(state, batches, due)
-
-        if due not in graphs:
-            graphs[due] = compile_whole(step) if compiled else step
-        return graphs[due]
-
-    return step_of
 
 
 __all__ = ["Bound", "Figures", "Instance", "Problem", "Solution", "no_policy", "outer_loss", "projected", "solve"]

@@ -1,93 +1,103 @@
-"""torch.compile as metarl wants it: one full graph, and matrix products in the cheaper order."""
+"""Recordings through PyTorch's compiler: every run of small operations becomes one generated kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from torch import fx
-from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch import Tensor, fx
+from torch._inductor.lowering import fallback_handler, lowerings
+from torch.utils import _pytree as pytree
 
-aten = torch.ops.aten
-_MM, _PERMUTE, _MUL = aten.mm.default, aten.permute.default, aten.mul.Tensor
+from metarl.bilevel.recording import Recording, Signature, leaves, record, signature
+from metarl.bilevel.rewriting import aten
+from metarl.products import LINEAR
+
+OPTIONS: Mapping[str, Any] = {
+    "cpp_wrapper": True,  # no Python between kernels
+    "size_asserts": False,  # whoever calls checks the inputs once, not every buffer in every call
+    "pattern_matcher": False,  # which would take rewriting's products for those of frozen weights, and fail
+}
 
 
 def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` compiled whole; anything that the compiler cannot trace is an error.
+    """`fn`, a pure function of nested dicts, tuples and lists of tensors, compiled whole for each set of shapes."""
+    programs: dict[Signature, tuple[Callable[..., list[Tensor]], pytree.TreeSpec]] = {}
 
-    The C++ wrapper calls the kernels without Python between them: a fifth less time where tensors are small.
+    def run(*args: Any) -> Any:
+        inputs = leaves(*args)
+        key = signature(inputs)
+        if key not in programs:
+            recording = record(fn, *args)
+            programs[key] = compile_recording(recording), recording.spec
+        program, spec = programs[key]
+        return pytree.tree_unflatten(program(*inputs), spec)
+
+    return run
+
+
+def compile_recording(
+    recording: Recording, donated: Sequence[int] = (), options: Mapping[str, Any] | None = None
+) -> Callable[..., list[Tensor]]:
+    """A recording as one program, from the input tensors to the flat outputs; shapes are not checked.
+
+    Args:
+        recording: used up.
+        donated: input `donated[i]` is overwritten with output `i`; these outputs are not returned.
+        options: further settings of torch._inductor.
     """
-    options: dict[str, Any] = {"post_grad_custom_pre_pass": Reassociate(), "cpp_wrapper": True}
-    return torch.compile(fn, fullgraph=True, options=options)
+    _write_back(recording.module, donated)
+    _for_the_compiler(recording.module)
+    # oneDNN's product as it is called in eager: the compiler's own way to it copies every transposed weight.
+    as_called = {LINEAR: fallback_handler(LINEAR, add_to_fallback_set=False)}
+    with patch.dict(lowerings, as_called), torch.no_grad():
+        program = torch._inductor.compile(
+            recording.module, [*recording.examples], options={**OPTIONS, **(options or {})}
+        )
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return program(*inputs)
+
+    return run
 
 
-class Reassociate(CustomGraphPass):
-    """`A (B C)` becomes `(A B) C` where that saves multiplications.
-
-    A hypergradient multiplies the training batch's activations `A` by the outer loss' gradient of a weight matrix,
-    itself a product `B C` over the outer batch. With 20 guiding samples and a width of 256 the order matters: one
-    product of 256 x 256 x 256 becomes two of 256 x 256 x 20. Only a graph of the whole hypergradient shows it.
-    """
-
-    def __call__(self, graph: fx.Graph) -> None:
-        for node in list(graph.nodes):
-            if node.target is _MM:
-                _reassociate(graph, node)
-        graph.eliminate_dead_code()
-
-    def uuid(self) -> Any:
-        return get_hash_for_files((__file__,))
+def has_compiler() -> bool:
+    """Whether PyTorch's compiler finds the C++ compiler that it needs on a CPU."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
 
 
-def _reassociate(graph: fx.Graph, node: fx.Node) -> None:
-    a, inner = node.args
-    found = _product(inner)
-    if found is None or not isinstance(a, fx.Node):
-        return
-    b, c, transposed, factors = found
-    (m, n), k, j = _shape(node), _shape(a)[1], _shape(b)[1]
-    if m * k * j + m * j * n >= m * k * n:
-        return
-    with graph.inserting_before(node):
-        if transposed:  # (B C)^T = C^T B^T
-            b, c = _call(graph, _PERMUTE, c, [1, 0]), _call(graph, _PERMUTE, b, [1, 0])
-        value = _call(graph, _MM, _call(graph, _MM, a, b), c)
-        for factor in factors:
-            value = _call(graph, _MUL, value, factor)
-    node.replace_all_uses_with(value)
-    graph.erase_node(node)
+def _write_back(module: fx.GraphModule, donated: Sequence[int]) -> None:
+    graph = module.graph
+    inputs = graph.find_nodes(op="placeholder")
+    output = graph.output_node()
+    values: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    with graph.inserting_before(output):
+        for position, value in zip(donated, values, strict=False):
+            if not (value.target is aten.clone.default and value.args[0] is inputs[position]):  # unchanged
+                graph.call_function(aten.copy_.default, (inputs[position], value))
+    output.args = (values[len(donated) :],)
+    module.recompile()
 
 
-def _product(node: Any) -> tuple[fx.Node, fx.Node, bool, list[float]] | None:
-    """`(B, C, transposed, factors)` where `node` is `B C`, seen through transpositions and numeric factors.
-
-    Nodes that others use too stay, so that their product would be computed anyway: none is found there.
-    """
-    transposed, factors = False, list[float]()
-    while isinstance(node, fx.Node) and len(node.users) == 1:
-        if node.target is _MM:
-            b, c = node.args
-            return b, c, transposed, factors  # type: ignore[return-value]  # arguments of a product are nodes
-        if node.target is _PERMUTE:
-            order: Any = node.args[1]
-            transposed ^= [d % 2 for d in order] == [1, 0]  # vmap leaves permutations that change nothing
-        elif node.target in (_MUL, aten.mul.Scalar) and isinstance(node.args[1], int | float):
-            factors.append(node.args[1])
-        elif node.target is aten.neg.default:
-            factors.append(-1.0)
-        else:
-            return None
-        node = node.args[0]
-    return None
-
-
-def _call(graph: fx.Graph, target: Any, *args: Any) -> fx.Node:
-    node = graph.call_function(target, args)
-    node.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, fx.Node) else arg for arg in args))
-    return node
-
-
-def _shape(node: fx.Node) -> tuple[int, int]:
-    rows, columns = node.meta["val"].shape
-    return int(rows), int(columns)
+def _for_the_compiler(module: fx.GraphModule) -> None:
+    """What generated kernels do better than the library: copies of transposed operands, and biases of thin products."""
+    graph = module.graph
+    for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
+        bias, *operands = node.args
+        if not node.kwargs:
+            with graph.inserting_before(node):
+                product = graph.call_function(aten.mm.default, tuple(operands))
+                node.replace_all_uses_with(graph.call_function(aten.add.Tensor, (product, bias)))
+            graph.erase_node(node)
+    for node in graph.find_nodes(op="call_function", target=LINEAR):
+        x: Any = node.args[0]
+        if not x.meta["val"].is_contiguous():
+            with graph.inserting_before(node):
+                copy = graph.call_function(aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
+            node.update_arg(0, copy)
+    module.recompile()

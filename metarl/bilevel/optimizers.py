@@ -24,12 +24,23 @@ class Optimizer(GradientTransformation):
     name: str
     hparams: Mapping[str, Any]
     adaptive: bool
+    overwrite: Callable[[dict, dict, Any], None] | None
+    """`(params, grads, state) -> None`: the same step (to rounding) written over parameters and state, in one pass over
+    memory, for dense tensors on a CPU; None where there is no such form."""
 
     def __new__(
-        cls, name: str, hparams: Mapping[str, Any], init: Callable, update: Callable, adaptive: bool = False
+        cls,
+        name: str,
+        hparams: Mapping[str, Any],
+        init: Callable,
+        update: Callable,
+        adaptive: bool = False,
+        overwrite: Callable[[dict, dict, Any], None] | None = None,
     ) -> Optimizer:
         self = super().__new__(cls, init, update)
         self.name, self.hparams, self.adaptive = name, hparams, adaptive
+        # A setting that is learned is a tensor, and may have one value for every seed of a stack.
+        self.overwrite = None if any(isinstance(value, Tensor) for value in hparams.values()) else overwrite
         return self
 
     def __repr__(self) -> str:
@@ -66,7 +77,12 @@ def sgd(lr: Setting, weight_decay: Setting = 0.0) -> Optimizer:
         grads = _decayed(grads, params, weight_decay)
         return tree_map(lambda g: -lr * g, grads), state
 
-    return Optimizer("sgd", {"lr": lr, "weight_decay": weight_decay}, lambda params: EmptyState(), update)
+    def overwrite(params: dict, grads: dict, state: EmptyState) -> None:
+        grads = _decayed(grads, params, weight_decay)
+        torch._foreach_add_(list(params.values()), [grads[name] for name in params], alpha=-lr)  # type: ignore[arg-type]  # no tensor: see Optimizer.overwrite
+
+    hparams = {"lr": lr, "weight_decay": weight_decay}
+    return Optimizer("sgd", hparams, lambda params: EmptyState(), update, overwrite=overwrite)
 
 
 def momentum(lr: Setting, momentum: Setting = 0.9, nesterov: bool = False, weight_decay: Setting = 0.0) -> Optimizer:
@@ -105,7 +121,8 @@ def adam(
     def update(grads: Any, state: AdamState, *, params: Any = None, inplace: bool = False) -> tuple:
         return _adam_step(_decayed(grads, params, weight_decay), state, lr, b1, b2, eps)
 
-    return Optimizer("adam", hparams, _adam_init, update, adaptive=True)
+    overwrite = _fused(torch._fused_adam_, hparams)
+    return Optimizer("adam", hparams, _adam_init, update, adaptive=True, overwrite=overwrite)
 
 
 def adamw(
@@ -122,7 +139,8 @@ def adamw(
         updates, state = _adam_step(grads, state, lr, b1, b2, eps)
         return tree_map(lambda u, p: u - lr * weight_decay * p, updates, params), state
 
-    return Optimizer("adamw", hparams, _adam_init, update, adaptive=True)
+    overwrite = _fused(torch._fused_adamw_, hparams)
+    return Optimizer("adamw", hparams, _adam_init, update, adaptive=True, overwrite=overwrite)
 
 
 def rmsprop(lr: Setting, alpha: Setting = 0.99, eps: Setting = 1e-8, weight_decay: Setting = 0.0) -> Optimizer:
@@ -199,6 +217,22 @@ def _adam_step(
     dtype = _first(mu).dtype
     scale, shift = (-lr * bias2_root / bias1).to(dtype), (eps * bias2_root).to(dtype)
     return tree_map(lambda m, v: scale * (m / (root(v) + shift)), mu, nu), AdamState(mu, nu, count)
+
+
+def _fused(kernel: Callable, hparams: Mapping[str, Any]) -> Callable[[dict, dict, AdamState], None] | None:
+    """torch.optim's fused step; None where it differs: without eps, where a gradient has always been zero."""
+    if isinstance(hparams["eps"], Tensor) or hparams["eps"] == 0:
+        return None
+    settings = {"beta1": hparams["b1"], "beta2": hparams["b2"]}
+    settings |= {name: hparams[name] for name in ("lr", "weight_decay", "eps")}
+
+    def overwrite(params: dict, grads: dict, state: AdamState) -> None:
+        state.count.add_(1)
+        count = state.count.view(-1)[0]  # seeds in a stack take their steps together
+        columns = [[group[name] for name in params] for group in (params, grads, state.mu, state.nu)]
+        kernel(*columns, [], [count] * len(params), amsgrad=False, maximize=False, **settings)
+
+    return overwrite
 
 
 def _bias(count: Tensor, b: Setting) -> Tensor:

@@ -102,6 +102,11 @@ class Unrolled:
         return not self.first_order and self.truncate is None
 
     @property
+    def recordable(self) -> bool:
+        """Whether a step may be recorded and compiled: the libraries' ways run eagerly only."""
+        return self.backend == "native"
+
+    @property
     def inners(self) -> tuple[Update, ...]:
         """The inner Updates in the order they roll."""
         return virtual.updates_of(self.inner)

@@ -57,6 +57,7 @@ class GradientEstimator(Protocol):
         failures: what can go wrong on the way, by name, each as a sentence with its cure.
         exact: whether the estimate is the gradient of `objective` (to rounding); taken as true where absent.
         tolerance: the relative error that one which is not exact should stay below in float64.
+        recordable: whether a step with it may be recorded and compiled; taken as true where absent.
         differentiable: whether an outer estimator may differentiate the estimate; taken as true where absent.
     """
 

@@ -74,6 +74,16 @@ def load_newest(folder: Path, say: Callable[[str], None]) -> Saved | None:
     return None
 
 
+def steps(folder: Path) -> list[int]:
+    """Steps of the checkpoints that are there, whole or not, the newest first."""
+    return [int(path.name.removeprefix("step-")) for path in _steps(folder)]
+
+
+def load(folder: Path, step: int) -> Saved:
+    """The checkpoint of a step; raises CheckpointError where it is not whole."""
+    return _load(folder / f"step-{step:09d}")
+
+
 def flatten(tree: Any) -> dict[str, Tensor]:
     """A nested state as flat names and tensors: `tree/actor/net.layers.0.weight`."""
     pairs, _ = pytree.tree_flatten_with_path(tree)

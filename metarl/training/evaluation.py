@@ -111,24 +111,28 @@ class Evaluator:
         obs = np.stack([env.reset(seed=self._reset_seed(step, i))[0] for i, env in enumerate(self.envs)])
         space = self.envs[0].action_space
         assert isinstance(space, gym.spaces.Box)
-        returns = np.zeros(len(self.envs))
-        lengths = np.zeros(len(self.envs), dtype=int)
-        running = np.ones(len(self.envs), dtype=bool)
+        # Plain lists, since adding to one number of an array takes as long as the rest of this loop.
+        returns, lengths = [0.0] * len(self.envs), [0] * len(self.envs)
         steps_to_goal: list[int | None] = [None] * len(self.envs)
+        running = list(enumerate(self.envs))
         carry = None
-        while running.any():
+        while running:
             # A fixed batch, ended episodes included: a carry keeps its rows, and a row's numbers their bits.
             actions, carry = policy(obs, carry)
-            actions = np.clip(actions, space.low, space.high)
-            for i in np.flatnonzero(running):
-                obs[i], reward, terminated, truncated, info = self.envs[i].step(actions[i])
+            actions = actions.clip(space.low, space.high)
+            ended = set()
+            for i, env in running:
+                obs[i], reward, terminated, truncated, info = env.step(actions[i])
                 returns[i] += float(reward)
                 lengths[i] += 1
                 if steps_to_goal[i] is None and info.get("success", False):
-                    steps_to_goal[i] = int(lengths[i])
-                running[i] = not (terminated or truncated)
+                    steps_to_goal[i] = lengths[i]
+                if terminated or truncated:
+                    ended.add(i)
+            if ended:
+                running = [(i, env) for i, env in running if i not in ended]
         goals = tuple(steps_to_goal) if self.goals else None
-        return EpisodeReturns(tuple(returns.tolist()), tuple(lengths.tolist()), goals)
+        return EpisodeReturns(tuple(returns), tuple(lengths), goals)
 
     def _reset_seed(self, step: int, episode: int) -> int:
         return derive_seed(*((0, "pair") if self.goals else (self.seed, "evaluation", step)), episode) % 2**32

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.config import Experiment, build, read, to_yaml
+from metarl.config import FREE, Experiment, build, read, to_yaml
 from metarl.errors import DISK, ConfigError, UserError
-
-FREE = ("steps", "seeds", "device")  # may differ between starts of one run
 
 
 @dataclass(frozen=True)

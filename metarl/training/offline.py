@@ -1,57 +1,40 @@
-"""The offline loop: from an experiment and a seed to a run's folder, resumable to the same numbers."""
+"""The offline loop: from an experiment and its seeds to runs' folders, resumable to the same numbers."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metarl import data
-from metarl.bilevel import Metrics, TrainState
-from metarl.bilevel.autodiff import norm
-from metarl.bilevel.state import finite
+from metarl.bilevel import Batches, Metrics, TrainState
+from metarl.bilevel.compiling import has_compiler
 from metarl.config import Experiment
-from metarl.data.fits import check_fits
-from metarl.data.transitions import Statistics, Transitions
-from metarl.envs import env_spec, make_env, spec_of
-from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
-from metarl.learner import Learner, Role, Spec
-from metarl.provenance import environment
+from metarl.errors import CheckpointError, ConfigError
 from metarl.training import checkpoints
-from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
-from metarl.training.folder import RunFolder, write_json
+from metarl.training.evaluation import EpisodeReturns, Policy
+from metarl.training.folder import RunFolder
 from metarl.training.progress import Reporter
-from metarl.training.recorder import Recorder, examine
-from metarl.training.streams import Streams, generator
-
-ZERO_WARN, ZERO_STOP = 50, 500  # hypergradients of exactly zero in a row
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Everything that a run needs before its first step."""
-
-    learner: Learner
-    spec: Spec
-    env: str
-    data: dict[str, Transitions]
-    streams: Streams
-    statistics: Statistics | None
-    start: TrainState
+from metarl.training.run import Run
+from metarl.training.setup import build_learner, dtype_of, prepare, restore, saved_spec
+from metarl.training.stepping import Stepping, auto, stacked, unstacked
 
 
 def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, beside: Path | None = None) -> Path:
-    """Trains one seed, or goes on from its newest checkpoint, and returns the run's folder.
+    """Trains one seed, or goes on from its newest checkpoint, and returns the run's folder; see `train_stack`."""
+    return train_stack(experiment, (seed,), root, reporter, beside)[0]
+
+
+def train_stack(
+    experiment: Experiment, seeds: Sequence[int], root: Path, reporter: Reporter, beside: Path | None = None
+) -> list[Path]:
+    """Trains seeds together, one program for all of them, or goes on from their checkpoints; returns their folders.
 
     Args:
         experiment: as `metarl.config.load` gives it.
-        seed: names the folder and every random draw.
+        seeds: each names a folder and every random draw of its run.
         root: where run folders lie.
         reporter: shows progress.
         beside: folder of the YAML file, for recipes named `module:Class`.
@@ -60,66 +43,26 @@ def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, bes
         UserError: bad configuration, data, checkpoint or numbers; nothing that was saved is lost.
     """
     torch.set_flush_denormal(True)
-    setup = prepare(experiment, seed, beside)
-    for name in sorted(set(experiment.data) - set(setup.data)):
+    setups = [prepare(experiment, seed, beside) for seed in seeds]
+    for name in sorted(set(experiment.data) - set(setups[0].data)):
         reporter.say(f"note: {experiment.where}: data.{name} is not used by this algorithm and objective")
-    setup.learner.check(setup.start, setup.streams.batches(1))
-    folder = RunFolder.of(experiment, seed, root)
-    with folder.held():
-        run = _Run(experiment, seed, folder, setup, reporter)
-        if run.complete:
-            reporter.say(f"{run.title}: already at step {run.step:,}; set more steps to go on ({folder.path})")
-            return folder.path
-        run.open()
-        try:
-            run.go()
-        finally:
-            run.close()
-    return folder.path
-
-
-def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
-    """Loads the data and builds the learner; writes nothing."""
-    device = resolve_device(experiment.device)
-    dtype = _dtype(experiment)
-    train_data = _load(experiment, "train", seed, beside)
-    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
-    if env is None:
-        raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
-    spec = _spec(env, train_data)
-    learner = build_learner(experiment, spec, seed)
-    loaded = {"train": train_data}
-    for name, role in learner.roles.items():
-        loaded |= _load_role(experiment, name, role, seed, beside, loaded)
-    if len(loaded) > 1:
-        with make_env(env) as made:
-            for name, found in loaded.items():
-                check_fits(found, made, f"data.{name}")
-    statistics = {name: Statistics.of(d) for name, d in loaded.items()} if learner.normalize else {}
-    by_role = {}
-    for name, role in learner.roles.items():
-        rows = loaded[role.source]
-        if learner.normalize:
-            if role.statistics not in statistics:
-                raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
-            rows = rows.normalized(statistics[role.statistics])
-        by_role[name] = rows.to(dtype=dtype, device=device)
-    streams = Streams(by_role, learner.roles, learner.noise, seed)
-    start = learner.init(dtype, device)
-    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start)
-
-
-def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
-    """The algorithm with every objective attached, initialised from the seed."""
-    try:
-        learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
-        for i, objective in enumerate(experiment.objectives):
-            learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
-            if not isinstance(learner, Learner):
-                raise ConfigError(f"{type(objective).__name__}.attach returned {learner!r}; it must return a Learner")
-        return learner.ready()
-    except (ConfigError, ValueError) as error:
-        raise ConfigError(f"{experiment.where}: {error}") from error
+    for setup in setups:
+        setup.learner.check(setup.start, setup.streams.batches(1))
+    folders = [RunFolder.of(experiment, seed, root) for seed in seeds]
+    with ExitStack() as held:
+        runs = []
+        for seed, folder, setup in zip(seeds, folders, setups, strict=True):
+            held.enter_context(folder.held())
+            run = Run(experiment, seed, folder, setup, reporter)
+            folder.write_config(experiment)
+            if run.complete:
+                text = f"already at step {run.step:,}; set more steps to go on ({folder.path})"
+                reporter.say(f"{experiment.name} seed {seed}: {text}")
+            else:
+                runs.append(run)
+        for together in _abreast(runs):
+            _Loop(experiment, together, reporter).go()
+    return [folder.path for folder in folders]
 
 
 def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | None = None) -> tuple[Policy, str, int]:
@@ -139,266 +82,131 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
     saved = checkpoints.load_newest(folder.checkpoints, say)
     if saved is None:
         raise CheckpointError(f"{path} has no checkpoint yet; train it first")
-    spec = _saved_spec(saved.record["spec"])
+    spec = saved_spec(saved.record["spec"])
     learner = build_learner(experiment, spec, folder.seed)
-    state, statistics, _ = _restore(learner.init(_dtype(experiment)), saved, folder)
+    state, statistics, _ = restore(learner.init(dtype_of(experiment)), saved, folder)
     return Policy(learner, state.tree, statistics, spec.obs_keys), saved.record["env"], saved.step
 
 
-def resolve_device(name: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` as a device; raises ConfigError where a GPU is asked for and none is there."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device: cuda, but PyTorch sees no GPU here; use device: auto or cpu")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def _abreast(runs: list[Run]) -> list[list[Run]]:
+    """Runs that go on from the same step: the newest that all of them have, or else stacks of their own."""
+    if not runs:
+        return []
+    common = set.intersection(*(set(run.steps) for run in runs))
+    if len(runs) > 1 and (step := max(common)) > 0:
+        for run in runs:
+            run.go_back(step)
+    by_step: dict[int, list[Run]] = {}
+    for run in runs:
+        by_step.setdefault(run.step, []).append(run)
+    return list(by_step.values())
 
 
-class _Run:
-    """One seed in its folder."""
+class _Loop:
+    """Runs that take their steps together."""
 
-    def __init__(self, experiment: Experiment, seed: int, folder: RunFolder, setup: Setup, reporter: Reporter) -> None:
-        self.experiment, self.seed, self.folder, self.reporter = experiment, seed, folder, reporter
-        self.setup, self.learner = setup, setup.learner
-        self.title = f"{experiment.name} seed {seed}"
-        self.state, self.step = setup.start, 0
-        self.evaluations: list[dict[str, Any]] = []
-        self.pending: Metrics = {}
-        self.sizes: Mapping[str, int] = {}
-        self.warned: set[str] = set()
-        saved = checkpoints.load_newest(folder.checkpoints, reporter.say)
-        if saved is not None:
-            self._check_origin(saved)
-            self.state, _, self.pending = _restore(setup.start, saved, folder)
-            self.step, self.evaluations = saved.step, saved.record["evaluations"]
-            self.sizes = saved.record["sizes"]
-        folder.write_config(experiment)
-
-    @property
-    def complete(self) -> bool:
-        """Whether result.json already tells of all the steps."""
-        return self.step >= self.experiment.steps and self.folder.steps_on_record() == self.step
-
-    def open(self) -> None:
-        """Opens files and environments; what was written after the checkpoint is cut off."""
-        self.recorder = Recorder(self.folder, self.step, self.sizes)
-        self.evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
+    def __init__(self, experiment: Experiment, runs: list[Run], reporter: Reporter) -> None:
+        self.experiment, self.runs, self.reporter = experiment, runs, reporter
+        self.learner, self.step = runs[0].learner, runs[0].step
+        self.stack = len(runs) if len(runs) > 1 else None
+        seeds = ", ".join(str(run.seed) for run in runs)
+        self.title = f"{experiment.name} seed{'s' if self.stack else ''} {seeds}"
+        self.pending: Metrics = self._together([run.pending for run in runs])
+        compiler = has_compiler()
+        modes = {"on": "compiled", "off": "eager"}
+        if experiment.compile == "on" and not compiler:
+            raise ConfigError(
+                f"{experiment.where}: compile: on needs a C++ compiler; set CXX, install g++, or use auto"
+            )
+        mode = modes.get(experiment.compile) or auto(self.learner, experiment.steps, compiler)
+        self.stepping = Stepping(
+            self.learner,
+            self._together([run.state for run in runs]),
+            mode,  # type: ignore[arg-type]
+            stack=self.stack,
+            say=reporter.say,
+            insist=experiment.compile != "auto",
+        )
 
     def go(self) -> None:
         """Steps to the end."""
         total = self.experiment.steps
+        if self.stack:
+            self._check_alike()
         if self.step:
             self.reporter.say(f"{self.title}: going on from step {self.step:,}")
-        self.reporter.start(self.title, self.step, total)
-        if not self.step:
-            self._evaluate()
-        elif self.evaluations:
-            self.reporter.update(self.step, **EpisodeReturns.from_dict(self.evaluations[-1]).figures())
-        while self.step < total:
-            self._advance()
-        # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
-        if self.step % self.experiment.log_every:
-            self._log()
-        if self.step % self.experiment.evaluation.every:
-            self._evaluate()
-        write_json(self.folder.result, self._result())
-
-    def close(self) -> None:
-        """Stops the progress and closes files and environments."""
-        self.reporter.stop()
-        self.recorder.close()
-        self.evaluator.close()
+        with ExitStack() as opened:
+            for run in self.runs:
+                run.open()
+                opened.callback(run.close)
+            self.reporter.start(self.title, self.step, total)
+            opened.callback(self.reporter.stop)
+            if not self.step:
+                self._evaluate()
+            else:
+                self._tell([run.newest for run in self.runs])
+            while self.step < total:
+                self._advance()
+            # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
+            if self.step % self.experiment.log_every:
+                self._log()
+            if self.step % self.experiment.evaluation.every:
+                self._evaluate()
+            for run in self.runs:
+                run.finish(self.step)
 
     def _advance(self) -> None:
         step = self.step + 1
-        batches = self.setup.streams.batches(step)
-        self.state, metrics = self.learner.step(self.state, batches, self.learner.due(step), donate=True)
+        self.pending |= self.stepping(self._batches(step), self.learner.due(step))
         self.step = step
-        self.pending |= metrics
         if step % self.experiment.log_every == 0:
             self._log()
         if step % self.experiment.evaluation.every == 0:
             self._evaluate()
         if step == self.experiment.steps or step % (self.experiment.checkpoint.every or 1) == 0:
-            self._save()
+            for run, state, pending in zip(self.runs, self._states(), self._apart(self.pending), strict=True):
+                run.save(state, step, pending)
         self.reporter.update(step)
 
     def _log(self) -> None:
-        for name, update in self.learner.updates.items():
-            if update.inners:
-                now, start = (s.tree[update.params] for s in (self.state, self.setup.start))
-                self.pending[f"{name}/params_moved"] = norm({k: v - start[k] for k, v in now.items()})
-        values = checkpoints.as_float(dict(sorted(self.pending.items())))
+        for run, state, metrics in zip(self.runs, self._states(), self._apart(self.pending), strict=True):
+            run.log(state, self.step, metrics)
         self.pending = {}
-        self._check_flags()
-        self.recorder.scalars(self.step, values)
-
-    def _check_flags(self) -> None:
-        faults = self.learner.faults(self.state) or [*self.learner.silent(self.state, ZERO_STOP).values()]
-        groups = [group for group, ok in finite(self.state).items() if not ok]
-        if faults or groups:
-            what = faults[0] if faults else _nonfinite_groups(groups)
-            raise NumericalError(
-                f"{self.folder.path}, at or before step {self.step:,}: {what}. What was saved before is kept"
-            )
-        for name, text in self.learner.silent(self.state, ZERO_WARN).items():
-            if name not in self.warned:
-                self.warned.add(name)
-                self.reporter.say(f"warning: {text}")
 
     def _evaluate(self) -> None:
-        policy = Policy(self.learner, self.state.tree, self.setup.statistics)
-        result: EpisodeReturns = self.evaluator(policy, self.step)
-        self.evaluations.append({"step": self.step, **result.to_dict()})
-        values = {
-            "evaluation/return": result.mean,
-            "evaluation/return_std": float(torch.tensor(result.returns, dtype=torch.float64).std(correction=0)),
-            "evaluation/length": float(torch.tensor(result.lengths, dtype=torch.float64).mean()),
-        }
-        if result.success is not None:
-            values["evaluation/success"] = result.success
-        if result.reached:
-            values["evaluation/steps_to_goal"] = sum(result.reached) / len(result.reached)
-        batches = self.setup.streams.batches(max(self.step, 1))
-        for name, probe in self.learner.probes.items():
-            row, scalars, outputs = examine(probe, self.state.tree, self.setup.start.tree, batches)
-            self.recorder.probe(self.step, name, row, outputs)
-            values |= {f"{name}/output_{key}": value for key, value in scalars.items()}
-        self.recorder.scalars(self.step, values)
-        self.reporter.update(self.step, **result.figures())
+        self._tell([run.evaluate(state, self.step) for run, state in zip(self.runs, self._states(), strict=True)])
 
-    def _save(self) -> None:
-        self._check_flags()
-        tensors = checkpoints.flatten(self.state._asdict())
-        if self.setup.statistics is not None:
-            tensors |= {f"statistics/{k}": v for k, v in self.setup.statistics.to_dict().items()}
-        tensors |= {f"pending/{k}": v for k, v in self.pending.items()}
-        record = {
-            "config_hash": self.experiment.hash,
-            "spec": dataclasses.asdict(self.setup.spec),
-            "env": self.setup.env,
-            "data": self._data_digests(),
-            "plugins": plugin_digests(self.experiment),
-            "sizes": self.recorder.sizes(),
-            "evaluations": self.evaluations,
-        }
-        checkpoints.save(self.folder.checkpoints, self.step, tensors, record, self.experiment.checkpoint.keep)
+    def _tell(self, evaluations: Sequence[EpisodeReturns | None]) -> None:
+        """Figures to watch, their means over seeds."""
+        figures = [found.figures() for found in evaluations if found is not None]
+        if figures:
+            self.reporter.update(self.step, **{k: sum(f[k] for f in figures) / len(figures) for k in figures[0]})
 
-    def _result(self) -> dict[str, Any]:
-        return {
-            "name": self.experiment.name,
-            "hash": self.experiment.hash,
-            "seed": self.seed,
-            "steps": self.step,
-            "environment": environment(),
-            "data": {name: d.card.to_dict() for name, d in self.setup.data.items()},
-            "evaluations": self.evaluations,
-        }
+    def _batches(self, step: int) -> Batches:
+        batches: Batches = self._together([run.setup.streams.batches(step) for run in self.runs])
+        return batches
 
-    def _data_digests(self) -> dict[str, str]:
-        return {name: d.card.sha256 for name, d in self.setup.data.items()}
+    def _together(self, trees: Sequence[Any]) -> Any:
+        return stacked(trees) if self.stack else trees[0]
 
-    def _check_origin(self, saved: checkpoints.Saved) -> None:
-        remedy = f"to go on from {self.folder.path}, bring the former one back; else give the experiment another name"
-        for name, digest in self._data_digests().items():
-            if saved.record["data"].get(name) != digest:
-                raise DataError(f"data.{name} has changed since this run was begun (its sha256 differs); {remedy}")
-        for name, digest in plugin_digests(self.experiment).items():
-            if saved.record["plugins"].get(name) != digest:
-                raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
+    def _apart(self, tree: Metrics) -> list[Metrics]:
+        return [unstacked(tree, i) for i in range(self.stack)] if self.stack else [tree]
 
+    def _states(self) -> list[TrainState]:
+        state = self.stepping.state
+        return [unstacked(state, i) for i in range(self.stack)] if self.stack else [state]
 
-def _nonfinite_groups(groups: list[str]) -> str:
-    return (
-        f"a parameter or moment of {', '.join(groups)} became NaN or infinite; lower the learning rate, or look for "
-        "extreme values with `metarl data inspect`"
-    )
-
-
-def plugin_digests(experiment: Experiment) -> dict[str, str]:
-    """sha256 of the file of every component named `module:Class`, which no hash of the configuration covers."""
-    nodes = [experiment.resolved["algorithm"], *experiment.resolved["objective"]]
-    built = [experiment.algorithm, *experiment.objectives]
-    return {
-        node["name"]: hashlib.sha256(Path(inspect.getfile(type(component))).read_bytes()).hexdigest()
-        for node, component in zip(nodes, built, strict=True)
-        if ":" in node["name"]
-    }
-
-
-def _restore(
-    template: TrainState, saved: checkpoints.Saved, folder: RunFolder
-) -> tuple[TrainState, Statistics | None, Metrics]:
-    """State, statistics, and metrics that were not yet logged."""
-    parts: dict[str, dict[str, torch.Tensor]] = {"statistics": {}, "pending": {}, "": {}}
-    for name, value in saved.tensors.items():
-        part, _, rest = name.partition("/")
-        parts.get(part, parts[""])[rest if part in parts else name] = value
-    for flag, clear in template.flags.items():  # one that the run's metarl did not know yet
-        parts[""].setdefault(f"flags/{flag}", torch.zeros_like(clear))
-    state = TrainState(**checkpoints.unflatten(template._asdict(), parts[""], str(folder.checkpoints)))
-    device = next(iter(checkpoints.flatten(state.tree).values())).device
-    pending = {name: value.to(device) for name, value in parts["pending"].items()}
-    return state, Statistics.from_dict(parts["statistics"]) if parts["statistics"] else None, pending
-
-
-def _load(experiment: Experiment, source: str, seed: int, beside: Path | None) -> Transitions:
-    try:
-        return data.load(experiment.data[source], generator(seed, "data", source), source, folder=beside)
-    except DataError as error:
-        raise type(error)(f"{experiment.where}: {error}") from error
-
-
-def _load_role(
-    experiment: Experiment,
-    name: str,
-    role: Role,
-    seed: int,
-    beside: Path | None,
-    loaded: Mapping[str, Transitions],
-) -> dict[str, Transitions]:
-    if role.source in loaded:
-        return {}
-    if role.source not in experiment.data:
-        raise ConfigError(
-            f"{experiment.where}: the experiment needs data.{role.source} (role {name!r}), and has "
-            f"{', '.join(experiment.data)}; add, for example, "
-            f"'{role.source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
-        )
-    found = _load(experiment, role.source, seed, beside)
-    ours, theirs = loaded["train"].layout, found.layout
-    if ours != theirs:
-        raise DataError(
-            f"{experiment.where}: data.{role.source} has observations of {theirs.obs_dim} and actions of "
-            f"{theirs.action_dim} numbers, "
-            f"data.train {ours.obs_dim} and {ours.action_dim}; both must come from one environment"
-        )
-    environments = loaded["train"].card.env_id, found.card.env_id
-    if None not in environments and len(set(environments)) > 1:
-        raise DataError(
-            f"{experiment.where}: data.{role.source} comes from {environments[1]}, data.train from {environments[0]}; "
-            "both must come from one environment"
-        )
-    return {role.source: found}
-
-
-def _saved_spec(record: Mapping[str, Any]) -> Spec:
-    tuples = {name: tuple(record.get(name, ())) for name in ("max_action", "obs_keys")}
-    return Spec(record["obs_dim"], record["action_dim"], **tuples)
-
-
-def _spec(env: str, transitions: Transitions) -> Spec:
-    with make_env(env) as made:
-        spec = spec_of(made)
-        check_fits(transitions, made, "data.train")
-    keys = tuple(transitions.card.figures.get("flattened", ()))
-    if keys and spec.obs_keys and keys != spec.obs_keys:
-        raise DataError(
-            f"data.train joins the observation's parts as {', '.join(keys)}, the evaluation environment as "
-            f"{', '.join(spec.obs_keys)}; set evaluation.env to the data's own"
-        )
-    return spec
-
-
-def _dtype(experiment: Experiment) -> torch.dtype:
-    return {"float32": torch.float32, "float64": torch.float64}[experiment.precision]
+    def _check_alike(self) -> None:
+        """One step of every seed by its own learner, against the stack's: numbers hidden in a loss would differ."""
+        due = self.learner.due(self.step + 1)
+        batches = self._batches(self.step + 1)
+        together = Stepping(self.learner, self.stepping.state, stack=self.stack)(batches, due)
+        for i, run in enumerate(self.runs):
+            alone = Stepping(run.learner, run.state)(unstacked(batches, i), due)
+            for name, value in alone.items():
+                if name.endswith("/loss") and not torch.allclose(value, together[name][i], rtol=1e-3, atol=1e-5):
+                    raise ConfigError(
+                        f"{self.experiment.where}: seed {run.seed} has {name} = {float(value):.6g} by itself and "
+                        f"{float(together[name][i]):.6g} in a stack, so its learner holds numbers drawn from the seed "
+                        "outside its parameter groups; keep them in Learner.tensors, or use stack: 1"
+                    )

@@ -21,6 +21,8 @@ from rich.text import Text
 
 Style = Literal["auto", "bar", "lines", "none"]
 
+REFRESH = 4  # drawings of a bar in a second: a drawing takes as long as half a training step
+
 
 class Reporter(Protocol):
     """Told of every step; decides itself when to show something."""
@@ -42,26 +44,41 @@ def reporter(style: Style) -> Reporter:
 
 
 class Bar:
-    """A Rich progress bar: rate, remaining time, and the figures that people watch."""
+    """A Rich progress bar: rate, remaining time, and the figures that people watch.
 
-    def __init__(self) -> None:
-        self._progress = bar(Console(stderr=True))
+    Args:
+        console: where it is drawn; by default standard error.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._progress = bar(console or Console(stderr=True))
         self._figures: dict[str, float] = {}
+        self._done, self._last = 0, 0.0
 
     def start(self, title: str, done: int, total: int) -> None:
+        self._done = done
         self._progress.start()
         self._task = self._progress.add_task(title, total=total, completed=done, figures="")
 
     def update(self, done: int, **figures: float) -> None:
         self._figures |= figures
-        text = "  ".join(f"{name} {value:,.4g}" for name, value in self._figures.items())
-        self._progress.update(self._task, completed=done, figures=text)
+        self._done = done
+        now = time.monotonic()
+        if figures or now - self._last > 1 / REFRESH:
+            self._last = now
+            self._tell()
 
     def say(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
 
     def stop(self) -> None:
+        if self._progress.tasks:
+            self._tell()
         self._progress.stop()
+
+    def _tell(self) -> None:
+        text = "  ".join(f"{name} {value:,.4g}" for name, value in self._figures.items())
+        self._progress.update(self._task, completed=self._done, figures=text)
 
 
 class Rate(ProgressColumn):
@@ -82,6 +99,7 @@ def bar(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[figures]}"),
         console=console,
+        refresh_per_second=REFRESH,
     )
 
 

@@ -121,12 +121,9 @@ def draw_probe(row: Mapping[str, Any]) -> Figure:
     FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
     axis = figure.subplots()
     figure.subplots_adjust(left=0.13, bottom=0.16, right=0.97, top=0.96)  # a layout engine takes longer than the rest
-    density = axis.twinx()
     edges, counts = row["inputs"]["edges"], row["inputs"]["counts"]
-    density.stairs(counts, edges, fill=True, color="0.88")
-    density.set_yticks([])
-    axis.set_zorder(density.get_zorder() + 1)
-    axis.patch.set_visible(False)
+    heights = [count / max(counts) / 1.05 for count in counts]
+    axis.stairs(heights, edges, fill=True, color="0.88", transform=axis.get_xaxis_transform())  # no scale of its own
     axis.plot(row["grid"], row["start_curve"], "--", color="0.5", label="at the start")
     axis.plot(row["grid"], row["curve"], color="C0", label="now")
     axis.set_xlabel(f"{row['input_name']} (grey: the batch)")

@@ -1,9 +1,9 @@
-"""The speed benchmark's contestants compute the same algorithm."""
+"""The speed benchmark's own rival computes the same algorithm."""
 
 import torch
 
 from algorithms.td3_bc import TD3BC
-from benchmarks import textbook
+from benchmarks.speed import textbook
 from metarl import Spec
 from metarl.nn import Linear
 

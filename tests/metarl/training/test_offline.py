@@ -12,12 +12,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from algorithms.td3_bc import TD3BC
-from metarl import Learner, Update, config, nn, sgd
+from metarl import Update, config, nn, sgd
 from metarl.data import transitions
 from metarl.errors import CheckpointError, ConfigError, DataError, DatasetUnavailable, NumericalError, UserError
-from metarl.training import checkpoints, offline
+from metarl.training import checkpoints, offline, setup
+from metarl.training import run as training_run
 from metarl.training.folder import RunFolder
 from metarl.training.progress import Silent
+from metarl.training.setup import prepare, resolve_device
+from metarl.training.stepping import Stepping
 from metarl.training.streams import Streams
 
 
@@ -92,14 +95,14 @@ def test_killed_three_times_it_ends_with_the_same_bits(run, command, tmp_path):
 
 def test_files_written_after_the_last_checkpoint_are_cut_off(run, monkeypatch):
     whole = contents(run(root="whole"))
-    real = offline._Run._advance
+    real = offline._Loop._advance
 
     def die_at_57(self):
         real(self)
         if self.step == 57:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline._Run, "_advance", die_at_57)
+    monkeypatch.setattr(offline._Loop, "_advance", die_at_57)
     with pytest.raises(KeyboardInterrupt):
         run(root="cut")
     monkeypatch.undo()
@@ -118,7 +121,7 @@ def test_normalisation_travels_with_the_checkpoint(run):
     folder = run()
     policy, _, step = offline.load_policy(folder)
     assert step == 60
-    data = transitions.Statistics.of(offline.prepare(RunFolder(folder).experiment(), 0).data["train"])
+    data = transitions.Statistics.of(prepare(RunFolder(folder).experiment(), 0).data["train"])
     raw = np.array([[0.5, -0.5, 3.0]])
     action, _ = policy(raw)
     normalised = (torch.tensor(raw, dtype=torch.float32) - data.mean) / (data.std + 1e-3)
@@ -157,13 +160,13 @@ def test_an_edited_folder_is_refused(run):
 
 def test_other_data_under_the_same_name_is_refused(run, monkeypatch):
     run("steps=20")
-    real = offline.data.load
+    real = setup.data.load
 
     def other(source, generator, role, folder=None):
         loaded = real(source, generator, role, folder=folder)
         return loaded.sample_tuples(900, torch.Generator().manual_seed(1)) if role == "train" else loaded
 
-    monkeypatch.setattr(offline.data, "load", other)
+    monkeypatch.setattr(setup.data, "load", other)
     with pytest.raises(DataError, match=r"data\.train has changed since this run was begun"):
         run()
 
@@ -201,14 +204,15 @@ def test_numbers_that_become_infinite_stop_the_run_and_keep_what_was_saved(run, 
 
 
 def test_a_parameter_that_becomes_nan_is_seen_though_no_loss_is(run, monkeypatch):
-    real = Learner.step
+    real = Stepping.__call__
 
-    def step(self, state, batches, due, donate=False):
-        state, metrics = real(self, state, batches, due, donate)
-        target = {k: v * float("nan") for k, v in state.tree["critic_target"].items()}
-        return state.with_params("critic_target", target), metrics
+    def step(self, batches, due):
+        metrics = real(self, batches, due)
+        for value in self.state.tree["critic_target"].values():
+            value.fill_(float("nan"))
+        return metrics
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Stepping, "__call__", step)
     with pytest.raises(NumericalError, match=r"at or before step 1: .*critic_target became NaN"):
         run("log_every=1")
 
@@ -225,8 +229,8 @@ def test_flags_are_read_before_every_checkpoint(run, monkeypatch, tmp_path):
 
 
 def test_a_hypergradient_that_stays_zero_warns_then_stops(run, monkeypatch):
-    monkeypatch.setattr(offline, "ZERO_WARN", 3)
-    monkeypatch.setattr(offline, "ZERO_STOP", 12)
+    monkeypatch.setattr(training_run, "ZERO_WARN", 3)
+    monkeypatch.setattr(training_run, "ZERO_STOP", 12)
     listener = Listener()
     with pytest.raises(NumericalError, match=r"'guiding_network'.* exactly zero 1\d times in a row.* learns nothing"):
         run("objective.virtual={name: sgd, lr: 0.0}", reporter=listener, root="zero")
@@ -257,7 +261,7 @@ def test_a_run_killed_after_its_last_checkpoint_still_gets_its_result(run, monke
     def die(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline, "write_json", die)
+    monkeypatch.setattr(training_run, "write_json", die)
     with pytest.raises(KeyboardInterrupt):
         run(root="late")
     monkeypatch.undo()
@@ -298,7 +302,7 @@ def test_what_the_meta_signals_say(run):
     values = {(int(step), name): float(value) for step, name, value in rows}
     states = {
         step: checkpoints.unflatten(
-            offline.prepare(RunFolder(folder).experiment(), 0).start.tree,
+            prepare(RunFolder(folder).experiment(), 0).start.tree,
             {
                 k.removeprefix("tree/"): v
                 for k, v in checkpoints._load(folder / "checkpoint" / f"step-{step:09d}").tensors.items()
@@ -308,14 +312,14 @@ def test_what_the_meta_signals_say(run):
         )
         for step in (40, 60)
     }
-    setup = offline.prepare(RunFolder(folder).experiment(), 0)
+    ready = prepare(RunFolder(folder).experiment(), 0)
     for step, tree in states.items():
-        now, start = tree["guiding_network"], setup.start.tree["guiding_network"]
+        now, start = tree["guiding_network"], ready.start.tree["guiding_network"]
         moved = sum(float((now[k] - start[k]).double().square().sum()) for k in now) ** 0.5
         assert values[step, "guiding_network/params_moved"] == pytest.approx(moved, rel=1e-4) and moved > 0
-        probe = setup.learner.probes["guiding_network"]
-        signal, b = probe.sample(tree, setup.streams.batches(step))
-        before = probe.curve(setup.start.tree, signal)
+        probe = ready.learner.probes["guiding_network"]
+        signal, b = probe.sample(tree, ready.streams.batches(step))
+        before = probe.curve(ready.start.tree, signal)
         assert values[step, "guiding_network/output_moved"] == pytest.approx(float((b - before).abs().mean()), rel=1e-4)
         assert values[step, "guiding_network/output_mean"] == pytest.approx(float(b.mean()), rel=1e-5)
     evaluation = json.loads((folder / "result.json").read_text())["evaluations"][-1]["returns"]
@@ -323,14 +327,14 @@ def test_what_the_meta_signals_say(run):
 
 
 def test_tensorboard_holds_each_step_once_after_a_kill(run, monkeypatch):
-    real = offline._Run._advance
+    real = offline._Loop._advance
 
     def die_at_13(self):
         real(self)
         if self.step == 13:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline._Run, "_advance", die_at_13)
+    monkeypatch.setattr(offline._Loop, "_advance", die_at_13)
     with pytest.raises(KeyboardInterrupt):
         run()
     monkeypatch.undo()
@@ -352,7 +356,7 @@ def test_missing_and_misfitting_data(run, yaml, tmp_path):
 
 
 def test_guide_data_of_another_shape(run, monkeypatch):
-    real = offline.data.load
+    real = setup.data.load
 
     def other(source, generator, role, folder=None):
         loaded = real(source, generator, role, folder=folder)
@@ -370,20 +374,20 @@ def test_guide_data_of_another_shape(run, monkeypatch):
             card=loaded.card,
         )
 
-    monkeypatch.setattr(offline.data, "load", other)
+    monkeypatch.setattr(setup.data, "load", other)
     with pytest.raises(DataError, match=r"data\.guide has observations of 6 .* data\.train 3"):
         run()
 
 
 def test_guide_data_of_another_environment(run, monkeypatch):
-    real = offline.data.load
+    real = setup.data.load
 
     def other(source, generator, role, folder=None):
         loaded = real(source, generator, role, folder=folder)
         card = dataclasses.replace(loaded.card, env_id="Elsewhere-v0")
         return dataclasses.replace(loaded, card=card) if role == "guide" else loaded
 
-    monkeypatch.setattr(offline.data, "load", other)
+    monkeypatch.setattr(setup.data, "load", other)
     with pytest.raises(DataError, match=r"data\.guide comes from Elsewhere-v0, data\.train from Pendulum-v1"):
         run()
 
@@ -395,20 +399,20 @@ def test_a_period_that_is_no_multiple_names_the_file(run):
 
 def test_a_gpu_that_is_not_there():
     if torch.cuda.is_available():
-        assert offline.resolve_device("cuda").type == "cuda"
+        assert resolve_device("cuda").type == "cuda"
     else:
         with pytest.raises(ConfigError, match="no GPU"):
-            offline.resolve_device("cuda")
-    assert offline.resolve_device("cpu").type == "cpu"
+            resolve_device("cuda")
+    assert resolve_device("cpu").type == "cpu"
 
 
 def test_statistics_of_the_guide_data_are_a_choice(yaml):
     rows = {}
     for which in ("train", "guide"):
         experiment = config.load(yaml, [f"objective.statistics={which}"])
-        rows[which] = offline.prepare(experiment, 0).streams.batches(1)["guide"]["obs"]
-    setup = offline.prepare(config.load(yaml), 0)
-    by_train, by_guide = (transitions.Statistics.of(setup.data[name]) for name in ("train", "guide"))
+        rows[which] = prepare(experiment, 0).streams.batches(1)["guide"]["obs"]
+    ready = prepare(config.load(yaml), 0)
+    by_train, by_guide = (transitions.Statistics.of(ready.data[name]) for name in ("train", "guide"))
     raw = rows["train"] * (by_train.std + 1e-3) + by_train.mean
     torch.testing.assert_close(by_guide(raw).float(), rows["guide"])
     assert not torch.allclose(rows["train"], rows["guide"])

@@ -3,7 +3,9 @@
 import io
 import json
 
-from metarl.training.progress import Lines, Plain, reporter
+from rich.console import Console
+
+from metarl.training.progress import Bar, Lines, Plain, reporter
 
 
 def test_lines_are_json_and_end_with_the_last_step():
@@ -32,3 +34,17 @@ def test_plain_text_shows_figures_when_they_come(capsys):
 def test_styles():
     assert type(reporter("lines")) is Lines
     assert type(reporter("auto")) is Plain  # pytest's standard error is no terminal
+
+
+def test_a_bar_shows_the_last_step_and_its_figures_though_it_looks_at_few():
+    stream = io.StringIO()
+    shown = Bar(Console(file=stream, force_terminal=True, width=200))
+    shown.start("run", 0, 1000)
+    for step in range(1, 1000):
+        shown.update(step, **({"return": -5.0} if step == 500 else {}))
+    shown.stop()
+    assert "return -5" in stream.getvalue().rpartition("999/1000")[2]
+
+
+def test_a_bar_can_be_stopped_before_it_starts():
+    Bar(Console(file=io.StringIO())).stop()

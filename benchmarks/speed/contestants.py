@@ -1,0 +1,137 @@
+"""Who takes part: metarl's modes, the textbook, the rivals that the user names, and the bare matrix products."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import UserError, nearest
+
+TEXTBOOK, CORL, FLOORS = "textbook", "corl", ("floor", "floor-onednn")
+LABELS = {
+    "eager": "metarl, eager",
+    "recorded": "metarl, recorded",
+    "compiled": "metarl, compiled",
+    "stack4": "metarl, recorded, 4 seeds",
+    "stack4-compiled": "metarl, compiled, 4 seeds",
+    "textbook": "plain PyTorch",
+    "corl": "CORL",
+    "unifloral": "unifloral (JAX)",
+    "d3rlpy": "d3rlpy",
+    "floor": "products, PyTorch's mm",
+    "floor-onednn": "products, oneDNN",
+}
+STACK = 4
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One process that takes gradient steps of TD3+BC.
+
+    Attributes:
+        name: on the command line and in the result.
+        module: what its worker runs.
+        options: for it, beside the sizes.
+        python: its interpreter.
+        required: its failure ends the benchmark; else it is left out with the reason.
+    """
+
+    name: str
+    module: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    python: str = sys.executable
+    required: bool = True
+
+    @property
+    def label(self) -> str:
+        return LABELS[self.name]
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Where the user has rivals; None where not.
+
+    Attributes:
+        corl, unifloral: folders of checkouts.
+        unifloral_python: an interpreter that has jax, flax, distrax and optax.
+        d3rlpy_python: an interpreter that has d3rlpy; this one is tried where it is None.
+    """
+
+    corl: Path | None = None
+    unifloral: Path | None = None
+    unifloral_python: str = sys.executable
+    d3rlpy_python: str | None = None
+
+
+def contestants(
+    rivals: Rivals, only: Sequence[str] = (), compiled: bool = True
+) -> tuple[list[Contestant], dict[str, str]]:
+    """Those that take part, in the order of `LABELS`, and why others do not.
+
+    Args:
+        rivals: where they are.
+        only: names of these only, and the textbook; none means all that there are.
+        compiled: whether those that compile take part without being named.
+
+    Raises:
+        UserError: a rival was named, here or by its folder, and cannot be started.
+    """
+    for name in only:
+        if name not in LABELS:
+            raise UserError(f"no contestant is called {name!r}.{nearest(name, LABELS)}")
+    found, left_out = _ours(), dict[str, str]()
+    for name, look in (("corl", _corl), ("unifloral", _unifloral), ("d3rlpy", _d3rlpy)):
+        rival = look(rivals)
+        if isinstance(rival, Contestant):
+            found[name] = rival
+        elif name in only:
+            raise UserError(f"{name}: {rival}")
+        else:
+            left_out[name] = rival
+    compiling = () if compiled else ("compiled", "stack4-compiled")
+    chosen = {*only, TEXTBOOK} if only else set(found) - set(compiling)
+    taking_part = [found[name] for name in LABELS if name in chosen]
+    return [replace(each, required=each.required or each.name in only) for each in taking_part], left_out
+
+
+def _ours() -> dict[str, Contestant]:
+    found = {}
+    for name in ("eager", "recorded", "compiled", "stack4", "stack4-compiled"):
+        mode = "compiled" if "compiled" in name else "eager" if name == "eager" else "recorded"
+        options = {"question": "step", "mode": mode, "stack": STACK if "stack" in name else 1}
+        # A machine without a C++ compiler can answer all but what compiles.
+        found[name] = Contestant(name, "ours", options, required=mode != "compiled")
+    found[TEXTBOOK] = Contestant(TEXTBOOK, "plain")
+    found["floor"] = Contestant("floor", "floor", {"engine": "mm"})
+    found["floor-onednn"] = Contestant("floor-onednn", "floor", {"engine": "onednn"}, required=False)
+    return found
+
+
+def _corl(rivals: Rivals) -> Contestant | str:
+    if rivals.corl is None:
+        return "no checkout was named (--corl)"
+    folder = _checkout("--corl", rivals.corl, "algorithms/offline/td3_bc.py", "corl-team/CORL")
+    return Contestant(CORL, "rival_corl", {"checkout": folder})
+
+
+def _unifloral(rivals: Rivals) -> Contestant | str:
+    if rivals.unifloral is None:
+        return "no checkout was named (--unifloral)"
+    folder = _checkout("--unifloral", rivals.unifloral, "algorithms/td3_bc.py", "EmptyJackson/unifloral")
+    return Contestant("unifloral", "rival_unifloral", {"checkout": folder}, rivals.unifloral_python)
+
+
+def _d3rlpy(rivals: Rivals) -> Contestant | str:
+    if rivals.d3rlpy_python is None and importlib.util.find_spec("d3rlpy") is None:
+        return "not installed here, and no interpreter was named (--d3rlpy-python)"
+    return Contestant("d3rlpy", "rival_d3rlpy", {}, rivals.d3rlpy_python or sys.executable)
+
+
+def _checkout(option: str, folder: Path, file: str, repository: str) -> str:
+    if not (folder / file).is_file():
+        raise UserError(f"{option} {folder}: there is no {file} in it; name a checkout of github.com/{repository}")
+    return str(folder.resolve())

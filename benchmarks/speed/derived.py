@@ -1,0 +1,74 @@
+"""Ratios from the recorded times, all taken round by round."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.speed.timing import Timing
+
+PERIODS = (500, 10, 2)  # gradient steps between guiding updates
+
+
+def step_ms(size: Mapping[str, Any], name: str, clock: str = "cpu") -> list[float]:
+    """Milliseconds per gradient step of one contestant, one number a round."""
+    times: list[float] = size["contestants"][name]["parts"]["step"][f"{clock}_ms"]
+    return times
+
+
+def speed(size: Mapping[str, Any], name: str, against: str, clock: str = "cpu") -> Timing:
+    """How many gradient steps `name` takes while `against` takes one."""
+    return Timing.ratio(step_ms(size, against, clock), step_ms(size, name, clock))
+
+
+def gorl_costs(parts: Mapping[str, Any]) -> dict[str, Timing]:
+    """CPU milliseconds: `base` of an average step without GORL, `weighing` of the guiding network in a policy step,
+    `guiding` of one guiding update."""
+    base, weighing, guiding = _costs(parts)
+    return {"base": Timing.of(base), "weighing": Timing.of(weighing), "guiding": Timing.of(guiding)}
+
+
+def gorl_overhead(parts: Mapping[str, Any], period: int) -> Timing:
+    """Cost of GORL over that of its base algorithm, with a guiding update every `period` gradient steps.
+
+    Every second step moves the policy and evaluates the guiding network's weights.
+    """
+    return Timing.of([(w / 2 + g / period) / b for b, w, g in zip(*_costs(parts), strict=True)])
+
+
+def gorl_measured(parts: Mapping[str, Any]) -> Timing:
+    """The same for a period of 2, from both algorithms on their own schedule."""
+    return Timing.of([a / b - 1 for a, b in zip(parts["gorl"]["cpu_ms"], parts["base"]["cpu_ms"], strict=True)])
+
+
+def _costs(parts: Mapping[str, Any]) -> tuple[list[float], list[float], list[float]]:
+    critic, policy, weighted, guided = (parts[name]["cpu_ms"] for name in ("critic", "policy", "weighted", "guided"))
+    base = [(a + b) / 2 for a, b in zip(critic, policy, strict=True)]
+    return base, _differences(weighted, policy), _differences(guided, weighted)
+
+
+def _differences(more: Sequence[float], less: Sequence[float]) -> list[float]:
+    return [a - b for a, b in zip(more, less, strict=True)]
+
+
+def pays_after(result: Mapping[str, Any], algorithm: str, row: str) -> int | None:
+    """Gradient steps after which compiling has saved the CPU time that it took, against recording; None if never."""
+    rows = result["compile"][algorithm]
+    if algorithm == "gorl":
+        times = [result["gorl"][mode]["parts"]["gorl"]["cpu_ms"] for mode in ("recorded", "compiled")]
+    else:
+        times = [step_ms(result["sizes"]["hopper"], mode) for mode in ("recorded", "compiled")]
+    saved = statistics.median(_differences(*times))
+    spent = 1e3 * (rows[row]["cpu_s"] - rows["recorded"]["cpu_s"])
+    return math.ceil(max(0.0, spent) / saved) if saved > 0 else None
+
+
+def flatness_percent(course: Mapping[str, Any]) -> tuple[float, float]:
+    """By how many per cent a meta-step costs more: in the last tenth than in the first, and than a fresh learner's."""
+    times = course["course_ms"]
+    tenth = max(1, len(times) // 10)
+    over_time = statistics.median(times[-tenth:]) / statistics.median(times[:tenth])
+    in_turns = Timing.ratio(course["old_ms"], course["fresh_ms"]).median
+    return 100 * (over_time - 1), 100 * (in_turns - 1)

@@ -1,0 +1,171 @@
+"""The contestants that are metarl: a step done eagerly, recorded or compiled, of one seed or of a stack of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from algorithms.td3_bc import TD3BC
+from benchmarks.speed.data import EPISODE, columns, repeated
+from benchmarks.speed.worker import Run, cpu_seconds
+from metarl import Learner, Spec
+from metarl.data.transitions import Card, Transitions, pack
+from metarl.training.stepping import Mode, Stepping, stacked
+from metarl.training.streams import Streams
+from objectives.gorl import GORL
+
+Prepared = tuple[dict[str, Run], dict[str, Any]]
+GUIDE = "guiding_network"
+
+
+class Metarl:
+    """A learner on random transitions, stepped as the training loop steps it.
+
+    Args:
+        options: sizes.
+        data: what all batches are drawn from.
+        gorl: with GORL's guiding network, moved at every step of the policy.
+        mode: "eager", "recorded" or "compiled".
+        stack: seeds in one step.
+        device: where they are stepped.
+    """
+
+    def __init__(
+        self,
+        options: Mapping[str, Any],
+        data: Transitions,
+        gorl: bool = False,
+        mode: Mode = "eager",
+        stack: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        learners = [_learner(options, gorl, seed) for seed in range(stack)]
+        self.learner = learners[0]
+        data = data.to(device=device)
+        self.streams = [
+            Streams(dict.fromkeys(each.roles, data), each.roles, each.noise, seed) for seed, each in enumerate(learners)
+        ]
+        states = [learner.init(device=device) for learner in learners]
+        self.stack, self.count = stack, 0
+        if stack == 1:
+            self.stepping = Stepping(self.learner, states[0], mode)
+        else:
+            self.stepping = Stepping(self.learner, stacked(states), mode, stack=stack)
+
+    @property
+    def due_sets(self) -> list[frozenset[str]]:
+        """Every set of Updates that a step may have due."""
+        return list(dict.fromkeys(self.learner.due(step) for step in range(1, 21)))
+
+    def step(self, due: frozenset[str] | None = None) -> None:
+        """One step; `due` replaces the learner's own choice of Updates."""
+        self.count += 1
+        drawn = [streams.batches(self.count) for streams in self.streams]
+        batches = drawn[0] if self.stack == 1 else stacked(drawn)
+        self.stepping(batches, self.learner.due(self.count) if due is None else due)
+
+    def run(self, steps: int) -> int:
+        """At least so many gradient steps, those of every seed counted; how many it took."""
+        for _ in range(-(-steps // self.stack)):
+            self.step()
+        return -(-steps // self.stack) * self.stack
+
+
+def _learner(options: Mapping[str, Any], gorl: bool, seed: int) -> Learner:
+    generator = torch.Generator().manual_seed(seed)
+    spec = Spec(options["obs_dim"], options["action_dim"], (1.0,) * options["action_dim"])
+    learner = TD3BC(hidden=tuple(options["hidden"]), batch_size=options["batch"]).build(spec, generator)
+    return (GORL(every=2).attach(learner, spec, generator) if gorl else learner).ready()
+
+
+def transitions(options: Mapping[str, Any]) -> Transitions:
+    """The random dataset, packed."""
+    rows = options["rows"]
+    starts = np.unique([*range(0, rows, EPISODE), rows])
+    found: dict[str, Any] = columns(options)
+    return pack(**found, episode_starts=starts, card=Card(source="random", dataset_id="random"))
+
+
+def prepare(options: Mapping[str, Any]) -> Prepared:
+    """The parts and facts that answer `options["question"]`: step, gorl, flatness, compile or flops."""
+    imports = {"imports_cpu_s": cpu_seconds()}
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    questions: dict[str, Callable[[Mapping[str, Any]], Prepared]] = {
+        "step": _step,
+        "gorl": _gorl,
+        "flatness": _flatness,
+        "compile": _compile,
+        "flops": _flops,
+    }
+    parts, facts = questions[options["question"]](options)
+    return parts, {"versions": {"torch": torch.__version__}, **imports, **facts}
+
+
+def _step(options: Mapping[str, Any]) -> Prepared:
+    contestant = Metarl(options, transitions(options), mode=options["mode"], stack=options["stack"])
+    return {"step": contestant.run}, {}
+
+
+def _gorl(options: Mapping[str, Any]) -> Prepared:
+    """Steps of the base algorithm and of GORL with chosen Updates due, and both by their own schedule."""
+    data = transitions(options)
+    base, gorl = (Metarl(options, data, guided, options["mode"]) for guided in (False, True))
+    everything = frozenset(gorl.learner.updates)
+    parts = {
+        "critic": repeated(lambda: base.step(base.learner.due(1))),
+        "policy": repeated(lambda: base.step(frozenset(base.learner.updates))),
+        "weighted": repeated(lambda: gorl.step(everything - {GUIDE})),
+        "guided": repeated(lambda: gorl.step(everything)),
+        "base": base.run,
+        "gorl": gorl.run,
+    }
+    return parts, {}
+
+
+def _flatness(options: Mapping[str, Any]) -> Prepared:
+    """Meta-steps, with every Update due, of a learner that will have done many and of one that will have done few."""
+    data, small = transitions(options), {**options, "hidden": options["outer_hidden"]}
+    contestants = {name: Metarl(small, data, True, options["mode"]) for name in ("old", "fresh")}
+
+    def meta_steps(contestant: Metarl) -> Run:
+        everything = frozenset(contestant.learner.updates)
+        return repeated(lambda: contestant.step(everything))
+
+    return {name: meta_steps(contestant) for name, contestant in contestants.items()}, {}
+
+
+def _compile(options: Mapping[str, Any]) -> Prepared:
+    """How long it takes until every due set has run once."""
+    data = transitions(options)
+    cpu, wall = cpu_seconds(), time.perf_counter()
+    contestant = Metarl(options, data, options["gorl"], options["mode"])
+    for due in contestant.due_sets:
+        contestant.step(due)
+    spent = {"cpu_s": cpu_seconds() - cpu, "wall_s": time.perf_counter() - wall}
+    return {}, {**spent, "process_cpu_s": cpu_seconds(), "due_sets": len(contestant.due_sets)}
+
+
+def _flops(options: Mapping[str, Any]) -> Prepared:
+    """Floating-point operations of matrix products in eager steps, in millions, as PyTorch counts them."""
+    data = transitions(options)
+    base, gorl = (Metarl(options, data, guided) for guided in (False, True))
+    everything = frozenset(gorl.learner.updates)
+    steps = {
+        "critic": (base, base.learner.due(1)),
+        "policy": (base, frozenset(base.learner.updates)),
+        "weighted": (gorl, everything - {GUIDE}),
+        "guided": (gorl, everything),
+    }
+    mflop = {}
+    for name, (contestant, due) in steps.items():
+        contestant.step(due)
+        with FlopCounterMode(display=False) as counter:
+            contestant.step(due)
+        mflop[name] = counter.get_total_flops() / 1e6
+    return {}, {"mflop": mflop}

@@ -1,0 +1,126 @@
+"""docs/speed.md, written from the recorded result alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.speed import tables
+from benchmarks.speed.contestants import LABELS
+from benchmarks.speed.tables import Grid
+
+RIVALS = {
+    "corl": """- **CORL**: `algorithms/offline/td3_bc.py` of a checkout of https://github.com/corl-team/CORL (sha256 of
+        the file: `{sha256}`); its networks, replay buffer and trainer, called as its `train` calls them.""",
+    "unifloral": """- **unifloral**: `algorithms/td3_bc.py` of a checkout of https://github.com/EmptyJackson/unifloral
+        (sha256 of the file: `{sha256}`) in JAX {jax}; a jitted `lax.scan` of its own train step. One of its steps
+        draws one batch and makes two critic updates and one of the policy on it; it counts as two gradient steps here,
+        for half of the sampling that the others do.""",
+    "d3rlpy": """- **d3rlpy** {d3rlpy}: `TD3PlusBC.update` on batches of its own replay buffer, without the logger of
+        `fit`.""",
+}
+MADE_BY = "Made by `python -m benchmarks.speed`; `--corl`, `--unifloral` and `--d3rlpy-python` name rivals to run. "
+HOW = """One gradient step is one step of both critics; every second one moves the policy and the targets too. Networks
+    of {hidden}, batches of {batch} from {rows:,} random transitions, float32; drawing the batch is part of the step, as
+    each contestant does it. Every contestant runs in a process of its own, on one thread, all of them pinned to the
+    same core and only one at a time. In each of {rounds} rounds every contestant has a turn of about {turn_s:g}
+    CPU-seconds, in another order each time. Times are CPU times, so that a neighbour on the machine who takes turns
+    does not count (one who shares caches does). Ratios are taken round by round. Figures are medians with the lowest
+    and the highest round."""
+STEPS = """The rows called products are no training: they are the matrix products of an average step and nothing else
+    (shapes in `benchmarks/speed/products.py`), each repeated by itself, by PyTorch's own `mm` and, where all sizes are
+    at least 8, by oneDNN; which of the two is faster depends on the processor. The shares are their time over that of a
+    step: 100 % of the faster one would be a step whose every other operation is free. Of several seeds in one process
+    every seed's step counts. Until ready counts imports, data, compiling without anything cached, and {warm} steps."""
+GORL = """A step without GORL is the mean of one that moves the critics alone and one that moves everything. GORL weighs
+    every sample in every step of the policy (weights) and updates its guiding network every so many gradient steps;
+    what is added follows from these two marginal costs. The last column is measured as a whole: both algorithms on
+    their own schedule. All from {rounds} short rounds, in which what is subtracted was measured side by side."""
+FLOPS = """Counted by PyTorch in eager steps, and for the last row from the shapes of the products above, which
+    count the gradient of Q in the action alone."""
+COMPILE = """In a fresh process: until every set of Updates that can be due together has run once. What it takes in
+    all counts from the start of the process. Compiling pays after so many gradient steps, in CPU time and against
+    recording."""
+FLATNESS = """Meta-steps of GORL on small networks, each with a guiding update: a leaked graph would make them dearer.
+    The machine itself drifts over such a time, hence the second comparison, in turns."""
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The whole page."""
+    settings = result["settings"]
+    hidden = " x ".join(map(str, settings["hidden"]))
+    blocks = [
+        "# Speed of a training step",
+        _filled(MADE_BY + _machine(result)),
+        "![gradient steps per CPU-second, relative to plain PyTorch](speed.png)",
+        "## How it is measured",
+        _filled(HOW.format(**{**settings, "hidden": hidden})),
+        _contestants(result),
+        *(_section(tables.steps(name, size)) for name, size in result["sizes"].items()),
+        _filled(STEPS.format(**settings)),
+        _section(tables.gorl(result), GORL.format(rounds=_gorl_rounds(result))),
+        _section(tables.flops(result), FLOPS),
+        _section(tables.compiling(result), COMPILE),
+        _section(tables.flatness(result), FLATNESS),
+        _gpu(result),
+        _left_out(result),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _section(grid: Grid, words: str = "") -> str:
+    return "\n\n".join(part for part in (f"## {grid.title}", grid.markdown(), _filled(words)) if part)
+
+
+def _filled(words: str) -> str:
+    indent = "  " if words.startswith("- ") else ""
+    return textwrap.fill(
+        " ".join(words.split()), 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _gorl_rounds(result: Mapping[str, Any]) -> int:
+    first: Mapping[str, Any] = next(iter(result["gorl"].values()))
+    return len(first["parts"]["gorl"]["cpu_ms"])
+
+
+def _machine(result: Mapping[str, Any]) -> str:
+    made, load = result["environment"], result["load_average"]
+    return (
+        f"Python {made['python']}, torch {made['torch']}; {made['machine']}; load average {load['before']:.1f} before "
+        f"and {load['after']:.1f} after."
+    )
+
+
+def _contestants(result: Mapping[str, Any]) -> str:
+    found = next(iter(result["sizes"].values()))["contestants"]
+    entries = [
+        """- **metarl**: eagerly, recorded and compiled, as a training run steps; also with four seeds stacked in one
+        process.""",
+        """- **plain PyTorch**: `benchmarks/speed/textbook.py`, the algorithm as one writes it in one file, with
+        nn.Sequential, torch.optim.Adam and batches of NumPy rows.""",
+    ]
+    for name, words in RIVALS.items():
+        if name in found:
+            facts = found[name]["facts"]
+            entries.append(words.format(sha256=facts.get("sha256", "")[:12], **facts["versions"]))
+    return "\n".join(map(_filled, entries))
+
+
+def _gpu(result: Mapping[str, Any]) -> str:
+    if not result["gpu"]:
+        return "## On a GPU\n\nNot measured: no GPU."
+    grid = tables.gpu(result)
+    return f"## On a GPU\n\n{grid.title}, wall time.\n\n{grid.markdown()}"
+
+
+def _left_out(result: Mapping[str, Any]) -> str:
+    entries = [f"- {LABELS.get(name, name)}: {_brief(reason)}." for name, reason in result["left_out"].items()]
+    return "\n\n".join(["## Not measured", "\n".join(map(_filled, entries))]) if entries else ""
+
+
+def _brief(reason: str) -> str:
+    """The first line of a reason and the last, where a dead worker's final words stand."""
+    lines = [line.strip() for line in reason.splitlines()]
+    return " ".join(dict.fromkeys((lines[0], lines[-1]))).rstrip(".")

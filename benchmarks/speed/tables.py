@@ -1,0 +1,161 @@
+"""The result as grids of text, for the page and for the terminal; every number comes from the recorded times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK
+from benchmarks.speed.derived import (
+    PERIODS,
+    flatness_percent,
+    gorl_costs,
+    gorl_measured,
+    gorl_overhead,
+    pays_after,
+    speed,
+    step_ms,
+)
+from benchmarks.speed.products import mflop_per_step
+from benchmarks.speed.timing import Timing
+
+ALGORITHMS = {"td3_bc": "TD3+BC", "gorl": "TD3+BC with GORL"}
+KINDS = {
+    "critic": "TD3+BC, the critic alone moves",
+    "policy": "TD3+BC, everything moves",
+    "weighted": "the same with GORL's weights, no guiding update",
+    "guided": "the same with a guiding update",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: its first column is words, the others are figures, some with their range in brackets."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        lines = [self.head, ("---",) + ("---:",) * (len(self.head) - 1), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def shown(self) -> Table:
+        """For the terminal, without the ranges."""
+        table = Table(title=f"\n{self.title}", title_justify="left", box=None, pad_edge=False)
+        for i, name in enumerate(self.head):
+            table.add_column(name, justify="right" if i else "left", no_wrap=not i)
+        for words, *figures in self.rows:
+            table.add_row(words, *(figure.partition(" (")[0] for figure in figures))
+        return table
+
+
+def grids(result: Mapping[str, Any]) -> Iterator[Grid]:
+    """Those of all questions that were asked."""
+    for name, size in result.get("sizes", {}).items():
+        yield steps(name, size)
+    for key, make in (("gorl", gorl), ("flops", flops), ("compile", compiling), ("flatness", flatness), ("gpu", gpu)):
+        if result.get(key):
+            yield make(result)
+
+
+def steps(name: str, size: Mapping[str, Any]) -> Grid:
+    """One row a contestant: its time, and how many steps it takes while another takes one."""
+    found = [each for each in LABELS if each in size["contestants"]]
+    against = {TEXTBOOK: "plain PyTorch", CORL: "CORL"}
+    columns = {f"speed, {label} = 1": each for each, label in against.items() if each in found}
+    shares = {f"share of {LABELS[each].removeprefix('products, ')}": each for each in FLOORS if each in found}
+    rows = []
+    for each in found:
+        ratios = [_ranged(speed(size, each, other)) for other in columns.values()]
+        floors = ["" if each in FLOORS else _percent(speed(size, each, other)) for other in shares.values()]
+        setup = size["contestants"][each]["setup_cpu_s"]
+        rows.append((LABELS[each], _ranged(Timing.of(step_ms(size, each))), *ratios, *floors, f"{setup:.1f}"))
+    head = ("TD3+BC", "CPU-ms a step", *columns, *shares, "CPU-s until ready")
+    dims = f"{size['obs_dim']} observations, {size['action_dim']} actions"
+    return Grid(f"TD3+BC, size of {name} ({dims})", head, rows)
+
+
+def gorl(result: Mapping[str, Any]) -> Grid:
+    """One row a mode: marginal costs, and what they add to a step of the base algorithm."""
+    rows = []
+    for mode, turns in result["gorl"].items():
+        costs = gorl_costs(turns["parts"])
+        added = [_percent(gorl_overhead(turns["parts"], period)) for period in PERIODS]
+        milliseconds = [_ranged(costs[name]) for name in ("base", "weighing", "guiding")]
+        rows.append((LABELS[mode], *milliseconds, *added, _percent(gorl_measured(turns["parts"]))))
+    head = (
+        "GORL on TD3+BC",
+        "step without it, CPU-ms",
+        "weights, CPU-ms",
+        "guiding update, CPU-ms",
+        *(f"added, every {period}" for period in PERIODS),
+        f"in all, every {PERIODS[-1]}",
+    )
+    return Grid("What GORL adds to a step", head, rows)
+
+
+def flops(result: Mapping[str, Any]) -> Grid:
+    """One row a kind of step."""
+    counted, average = result["flops"], mflop_per_step({**result["settings"], "obs_dim": 11, "action_dim": 3})
+    rows = [(words, f"{counted[kind]:,.1f}") for kind, words in KINDS.items()]
+    rows.append(("TD3+BC, average step", f"{(counted['critic'] + counted['policy']) / 2:,.1f}"))
+    rows.append(("TD3+BC, average step, from first principles", f"{average:,.1f}"))
+    return Grid("Operations of matrix products", ("step, size of hopper", "MFLOP"), rows)
+
+
+def compiling(result: Mapping[str, Any]) -> Grid:
+    """One row an algorithm and a way to get ready."""
+    rows = []
+    for algorithm, ways in result["compile"].items():
+        for way, facts in ways.items():
+            pays = pays_after(result, algorithm, way) if way != "recorded" and _comparable(result, algorithm) else None
+            seconds = [facts[key] for key in ("cpu_s", "wall_s", "process_cpu_s", "start_wall_s")]
+            name = f"{ALGORITHMS[algorithm]}, {way}"
+            rows.append((name, *(f"{value:.1f}" for value in seconds), f"{pays:,}" if pays else ""))
+    head = ("getting ready", "CPU-s", "wall s", "CPU-s in all", "wall s in all", "pays after steps")
+    return Grid("Until every kind of step has run once", head, rows)
+
+
+def _comparable(result: Mapping[str, Any], algorithm: str) -> bool:
+    """Whether both sides of `pays_after` were timed."""
+    steps = result.get("sizes", {}).get("hopper", {}).get("contestants", {})
+    return {"recorded", "compiled"} <= set(result.get("gorl", {}) if algorithm == "gorl" else steps)
+
+
+def flatness(result: Mapping[str, Any]) -> Grid:
+    """One row a mode."""
+    rows = []
+    for mode, course in result["flatness"].items():
+        over_time, in_turns = flatness_percent(course)
+        rows.append((LABELS[mode], f"{over_time:+.1f} %", f"{in_turns:+.1f} %"))
+    outer = f"{next(iter(result['flatness'].values()))['outer']:,}"
+    head = ("cost of a meta-step", f"last tenth of {outer} over the first", f"after {outer} over a fresh learner's")
+    return Grid("Whether a meta-step's cost stays", head, rows)
+
+
+def gpu(result: Mapping[str, Any]) -> Grid:
+    """One row a contestant, in wall time."""
+    found, rows = result["gpu"]["contestants"], []
+    for name in found:
+        times = Timing.of(step_ms(result["gpu"], name, "wall"))
+        ratio = [_ranged(speed(result["gpu"], name, TEXTBOOK, "wall"))] if TEXTBOOK in found else []
+        rows.append((LABELS.get(name, f"metarl, {name}"), _ranged(times, 4), *ratio))
+    against = ["speed, plain PyTorch = 1"] if TEXTBOOK in found else []
+    return Grid(result["gpu"]["device"], ("TD3+BC", "ms a step", *against), rows)
+
+
+def _ranged(timing: Timing, digits: int = 3) -> str:
+    """Median and range, to so many significant digits of the median."""
+    size = abs(timing.median)
+    places = max(0, digits - 1 - (0 if size < 1 else len(str(int(size))) - 1))
+    return f"{timing.median:.{places}f} ({timing.low:.{places}f} to {timing.high:.{places}f})"
+
+
+def _percent(share: Timing) -> str:
+    median, low, high = 100 * share.median, 100 * share.low, 100 * share.high
+    places = 0 if abs(median) >= 10 else 1 if abs(median) >= 1 else 2
+    return f"{median:.{places}f} % ({low:.{places}f} to {high:.{places}f})"

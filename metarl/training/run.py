@@ -1,0 +1,176 @@
+"""One seed of an experiment in its folder: what it writes, and what it goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from metarl.bilevel import Metrics, TrainState
+from metarl.bilevel.autodiff import norm
+from metarl.bilevel.state import finite
+from metarl.config import Experiment
+from metarl.envs import make_env
+from metarl.errors import ConfigError, DataError, NumericalError
+from metarl.provenance import environment
+from metarl.training import checkpoints
+from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
+from metarl.training.folder import RunFolder, write_json
+from metarl.training.progress import Reporter
+from metarl.training.recorder import Recorder, examine
+from metarl.training.setup import Setup, plugin_digests, restore
+
+ZERO_WARN, ZERO_STOP = 50, 500  # hypergradients of exactly zero in a row
+
+
+class Run:
+    """One seed in its folder.
+
+    Attributes:
+        state, step, pending: where the newest checkpoint left it (or `at` a step): what has been trained, the steps
+            taken, and metrics not yet logged.
+    """
+
+    def __init__(self, experiment: Experiment, seed: int, folder: RunFolder, setup: Setup, reporter: Reporter) -> None:
+        self.experiment, self.seed, self.folder, self.reporter = experiment, seed, folder, reporter
+        self.setup, self.learner = setup, setup.learner
+        self._warned: set[str] = set()
+        self._begin(checkpoints.load_newest(folder.checkpoints, reporter.say))
+
+    def go_back(self, step: int) -> None:
+        """Goes on from the checkpoint of an earlier step (see `steps`), or from the start."""
+        if step != self.step:
+            self._begin(checkpoints.load(self.folder.checkpoints, step) if step else None)
+
+    def _begin(self, saved: checkpoints.Saved | None) -> None:
+        self.state, self.step = self.setup.start, 0
+        self.pending: Metrics = {}
+        self._evaluations: list[dict[str, Any]] = []
+        self._sizes: Mapping[str, int] = {}
+        if saved is not None:
+            self._check_origin(saved)
+            self.state, _, self.pending = restore(self.setup.start, saved, self.folder)
+            self.step, self._evaluations = saved.step, saved.record["evaluations"]
+            self._sizes = saved.record["sizes"]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps that it could go on from, the newest first."""
+        return [*(step for step in checkpoints.steps(self.folder.checkpoints) if step <= self.step), 0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether result.json already tells of all the steps."""
+        return self.step >= self.experiment.steps and self.folder.steps_on_record() == self.step
+
+    @property
+    def newest(self) -> EpisodeReturns | None:
+        """The last evaluation so far."""
+        return EpisodeReturns.from_dict(self._evaluations[-1]) if self._evaluations else None
+
+    def open(self) -> None:
+        """Opens files and environments; what was written after the checkpoint is cut off."""
+        self._recorder = Recorder(self.folder, self.step, self._sizes)
+        self._evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
+
+    def close(self) -> None:
+        """Closes files and environments."""
+        self._recorder.close()
+        self._evaluator.close()
+
+    def log(self, state: TrainState, step: int, metrics: Metrics) -> None:
+        """One row of every metric; raises NumericalError where something became NaN or infinite."""
+        for name, update in self.learner.updates.items():
+            if update.inners:
+                now, start = (s.tree[update.params] for s in (state, self.setup.start))
+                metrics = {**metrics, f"{name}/params_moved": norm({k: v - start[k] for k, v in now.items()})}
+        values = checkpoints.as_float(dict(sorted(metrics.items())))
+        self._check_flags(state, step)
+        self._recorder.scalars(step, values)
+
+    def evaluate(self, state: TrainState, step: int) -> EpisodeReturns:
+        """Runs the policy in its own environments, and looks at what has been learned."""
+        policy = Policy(self.learner, state.tree, self.setup.statistics)
+        result: EpisodeReturns = self._evaluator(policy, step)
+        self._evaluations.append({"step": step, **result.to_dict()})
+        values = {
+            "evaluation/return": result.mean,
+            "evaluation/return_std": float(torch.tensor(result.returns, dtype=torch.float64).std(correction=0)),
+            "evaluation/length": float(torch.tensor(result.lengths, dtype=torch.float64).mean()),
+        }
+        if result.success is not None:
+            values["evaluation/success"] = result.success
+        if result.reached:
+            values["evaluation/steps_to_goal"] = sum(result.reached) / len(result.reached)
+        batches = self.setup.streams.batches(max(step, 1))
+        for name, probe in self.learner.probes.items():
+            row, scalars, outputs = examine(probe, state.tree, self.setup.start.tree, batches)
+            self._recorder.probe(step, name, row, outputs)
+            values |= {f"{name}/output_{key}": value for key, value in scalars.items()}
+        self._recorder.scalars(step, values)
+        return result
+
+    def save(self, state: TrainState, step: int, pending: Metrics) -> None:
+        """Writes a checkpoint, once the flags say that it is worth keeping."""
+        self._check_flags(state, step)
+        tensors = checkpoints.flatten(state._asdict())
+        if self.setup.statistics is not None:
+            tensors |= {f"statistics/{k}": v for k, v in self.setup.statistics.to_dict().items()}
+        tensors |= {f"pending/{k}": v for k, v in pending.items()}
+        record = {
+            "config_hash": self.experiment.hash,
+            "spec": dataclasses.asdict(self.setup.spec),
+            "env": self.setup.env,
+            "data": self._data_digests(),
+            "plugins": plugin_digests(self.experiment),
+            "sizes": self._recorder.sizes(),
+            "evaluations": self._evaluations,
+        }
+        checkpoints.save(self.folder.checkpoints, step, tensors, record, self.experiment.checkpoint.keep)
+
+    def finish(self, step: int) -> None:
+        """Writes result.json."""
+        result = {
+            "name": self.experiment.name,
+            "hash": self.experiment.hash,
+            "seed": self.seed,
+            "steps": step,
+            "environment": environment(),
+            "data": {name: d.card.to_dict() for name, d in self.setup.data.items()},
+            "evaluations": self._evaluations,
+        }
+        write_json(self.folder.result, result)
+
+    def _check_flags(self, state: TrainState, step: int) -> None:
+        faults = self.learner.faults(state) or [*self.learner.silent(state, ZERO_STOP).values()]
+        groups = [group for group, ok in finite(state).items() if not ok]
+        if faults or groups:
+            what = faults[0] if faults else _nonfinite_groups(groups)
+            raise NumericalError(
+                f"{self.folder.path}, at or before step {step:,}: {what}. What was saved before is kept"
+            )
+        for name, text in self.learner.silent(state, ZERO_WARN).items():
+            if name not in self._warned:
+                self._warned.add(name)
+                self.reporter.say(f"warning: {text}")
+
+    def _data_digests(self) -> dict[str, str]:
+        return {name: d.card.sha256 for name, d in self.setup.data.items()}
+
+    def _check_origin(self, saved: checkpoints.Saved) -> None:
+        remedy = f"to go on from {self.folder.path}, bring the former one back; else give the experiment another name"
+        for name, digest in self._data_digests().items():
+            if saved.record["data"].get(name) != digest:
+                raise DataError(f"data.{name} has changed since this run was begun (its sha256 differs); {remedy}")
+        for name, digest in plugin_digests(self.experiment).items():
+            if saved.record["plugins"].get(name) != digest:
+                raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
+
+
+def _nonfinite_groups(groups: list[str]) -> str:
+    return (
+        f"a parameter or moment of {', '.join(groups)} became NaN or infinite; lower the learning rate, or look for "
+        "extreme values with `metarl data inspect`"
+    )

@@ -1,0 +1,244 @@
+"""The steps of a run, in the fastest way that pays: eager, recorded or compiled; one seed, or a stack of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from metarl.bilevel import Batches, Estimate, Metrics, TrainState, Update
+from metarl.bilevel.applying import Estimates, apply_
+from metarl.bilevel.compiling import compile_recording
+from metarl.bilevel.recording import leaves, record, signature
+from metarl.errors import ConfigError
+from metarl.learner import Learner, metrics_of
+
+Mode = Literal["eager", "recorded", "compiled"]
+Program = Callable[[Batches, list[Tensor]], Metrics]
+
+RECORDED_FROM, COMPILED_FROM = 500, 10_000  # steps with one due set from which a mode earns its preparation
+
+
+class Stepping:
+    """A learner's steps on a state of its own, which they overwrite.
+
+    What is due together is prepared once and kept. `eager` runs the losses' Python in every step, so that prints and
+    breakpoints work. `recorded` runs each stage as a list of operations (`metarl.bilevel.recording`), then the
+    optimisers' one-pass steps. `compiled` is the whole step as one program. All agree to rounding: 1e-10 relative in
+    float64 and 1e-4 in float32 after 100 steps.
+
+    Args:
+        learner: ready.
+        state: copied.
+        mode: one for all, or by the names of the Updates that are due.
+        stack: how many seeds the state and all batches carry as a leading axis (see `stacked`); None for a single one
+            without that axis.
+        options: settings of torch._inductor for `compiled`.
+        say: told of what takes long, and of what cannot be prepared.
+        insist: whether it is an error where a due set cannot be prepared as `mode` says; else it runs in a slower mode,
+            and `say` is told.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        state: TrainState,
+        mode: Mode | Callable[[frozenset[str]], Mode] = "eager",
+        stack: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        say: Callable[[str], None] = lambda text: None,
+        insist: bool = True,
+    ) -> None:
+        self.learner, self.stack, self.options = learner, stack, options
+        self.say, self.insist = say, insist
+        self.state: TrainState = pytree.tree_map_only(
+            Tensor, lambda t: t.detach().clone(memory_format=torch.contiguous_format), state
+        )
+        self._mode = mode if callable(mode) else lambda due: mode
+        self._programs: dict[Any, Program] = {}
+
+    def __call__(self, batches: Batches, due: frozenset[str]) -> Metrics:
+        """One step: changes `state`, and returns metrics by `update/metric`, 0-d (or [stack]); nothing is read back."""
+        inputs = [value for role in batches.values() for value in role.values()]
+        key = due, signature(inputs)
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._prepared(self._mode(due), batches, due)
+        return program(batches, inputs)
+
+    def _prepared(self, mode: Mode, batches: Batches, due: frozenset[str]) -> Program:
+        if mode == "eager":
+            return self._eager(batches, due)
+        what = f"a step of {', '.join(sorted(due))}"
+        try:
+            if libraries := [u.name for u in self._parts(due) if not getattr(u.gradient, "recordable", True)]:
+                raise ConfigError(f"the library that {', '.join(libraries)} goes through runs eagerly only")
+            if mode == "recorded":
+                return self._recorded(batches, due)
+            self.say(f"compiling {what}; kept for later runs")
+            return self._compiled(batches, due)
+        except Exception as error:  # whatever the compiler raises
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            text = f"{what} cannot be {mode}: {lines[0]}"
+            if self.insist:
+                raise ConfigError(f"{text}; set compile: off") from error
+            slower: Mode = "recorded" if mode == "compiled" else "eager"
+            self.say(f"{text}; it runs {slower}")
+            return self._prepared(slower, batches, due)
+
+    # -- the three ways --------------------------------------------------------------------------------------
+
+    def _eager(self, batches: Batches, due: frozenset[str]) -> Program:
+        stages = [(updates, self._estimate(updates)) for updates in self._due_stages(due)]
+
+        def run(batches: Batches, inputs: list[Tensor]) -> Metrics:
+            metrics: Metrics = {}
+            for updates, estimate in stages:
+                flat = _flatten(estimate(self.state.tree, self.state.opt, batches))
+                metrics |= self._apply(_estimates(updates, *flat))
+            return metrics
+
+        return run
+
+    def _recorded(self, batches: Batches, due: frozenset[str]) -> Program:
+        stages = []
+        with torch.no_grad():
+            for updates in self._due_stages(due):
+                names: list[Any] = []
+
+                def estimate(*args: Any, updates: list[Update] = updates, names: list[Any] = names) -> list[Tensor]:
+                    values, structure = _flatten(self._estimate(updates)(*args))
+                    names.append(structure)
+                    return values
+
+                recording = record(estimate, self.state.tree, self.state.opt, batches)
+                kept = recording.prune()
+                own = leaves(self.state.tree, self.state.opt)
+                ours = [own[i] for i in kept if i < len(own)]
+                theirs = [i - len(own) for i in kept if i >= len(own)]
+                stages.append((updates, recording.module.forward, names[-1], ours, theirs))
+
+        def run(batches: Batches, inputs: list[Tensor]) -> Metrics:
+            metrics: Metrics = {}
+            for updates, forward, names, ours, theirs in stages:
+                with torch.no_grad():
+                    values = forward(*ours, *[inputs[i] for i in theirs])
+                metrics |= self._apply(_estimates(updates, values, names))
+            return metrics
+
+        return run
+
+    def _compiled(self, batches: Batches, due: frozenset[str]) -> Program:
+        names: list[str] = []
+
+        def step(state: TrainState, batches: Batches) -> tuple[list[Tensor], list[Tensor]]:
+            one = torch.vmap(self._step(due)) if self.stack else self._step(due)
+            state, metrics = one(state, batches)
+            names[:] = metrics
+            return leaves(state), list(metrics.values())
+
+        recording = record(step, self.state, batches)
+        own = leaves(self.state)
+        program = compile_recording(recording, range(len(own)), self.options)
+
+        def run(batches: Batches, inputs: list[Tensor]) -> Metrics:
+            return dict(zip(names, program(*own, *inputs), strict=True))
+
+        return run
+
+    # -- parts -----------------------------------------------------------------------------------------------
+
+    def _parts(self, due: frozenset[str]) -> list[Update]:
+        """The due Updates and all that they differentiate through."""
+        found, waiting = [], [u for stage in self._due_stages(due) for u in stage]
+        while waiting:
+            found.append(waiting.pop())
+            waiting.extend(found[-1].inners)
+        return found
+
+    def _due_stages(self, due: frozenset[str]) -> list[list[Update]]:
+        stages = ([u for u in stage if u.name in due] for stage in self.learner.stages)
+        return [updates for updates in stages if updates]
+
+    def _step(self, due: frozenset[str]) -> Callable[[TrainState, Batches], tuple[TrainState, Metrics]]:
+        return lambda state, batches: self.learner.step(state, batches, due)
+
+    def _estimate(self, updates: list[Update]) -> Callable[[Any, Any, Batches], list[dict[str, Any]]]:
+        """`(tree, opt, batches)` to what each Update estimates, as dicts of tensors."""
+
+        def estimate(tree: Any, opt: Any, batches: Batches) -> list[dict[str, Any]]:
+            state = TrainState(tree, opt, {})
+            return [
+                {
+                    "loss": {} if found.loss is None else {"loss": found.loss},
+                    "grads": found.grads,
+                    "metrics": found.metrics,
+                    "failures": found.failures,
+                }
+                for found in (u.gradient(u, state, batches) for u in updates)
+            ]
+
+        return torch.vmap(estimate) if self.stack else estimate
+
+    def _apply(self, estimates: Estimates) -> Metrics:
+        with torch.no_grad():
+            # A metric may be a parameter itself, which is about to change.
+            metrics = {name: value.clone() for name, value in metrics_of(estimates).items()}
+            apply_(estimates, self.state, stacked=bool(self.stack))
+        return metrics
+
+
+Names = list[list[tuple[str, list[str]]]]
+
+
+def _flatten(found: list[dict[str, Any]]) -> tuple[list[Tensor], Names]:
+    names = [[(part, list(values)) for part, values in one.items()] for one in found]
+    return [value for one in found for values in one.values() for value in values.values()], names
+
+
+def _estimates(updates: Sequence[Update], values: Sequence[Tensor], names: Names) -> Estimates:
+    flat = iter(values)
+    parts = [{part: dict(zip(keys, islice(flat, len(keys)), strict=True)) for part, keys in one} for one in names]
+    return [
+        (u, Estimate(p["loss"].get("loss"), p["grads"], p["metrics"], None, p["failures"]))
+        for u, p in zip(updates, parts, strict=True)
+    ]
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Nested structures of tensors, alike, as one with a leading axis of seeds."""
+    return pytree.tree_map(lambda *parts: torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0], *trees)
+
+
+def unstacked(tree: Any, i: int) -> Any:
+    """What one seed has in a stack, as views."""
+    return pytree.tree_map_only(Tensor, lambda t: t[i], tree)
+
+
+def auto(learner: Learner, steps: int, compiler: bool) -> Callable[[frozenset[str]], Mode]:
+    """The mode of each due set in a run of so many steps: what is due often is worth preparing.
+
+    It looks at the configured number of steps, never at those that are left, so that a resumed run computes as the
+    uninterrupted one would have.
+    """
+    window, windows = 500, 20
+    starts = range(0, steps, max(1, steps // windows)) if steps > window * windows else range(0, steps, window)
+    seen: dict[frozenset[str], int] = {}
+    looked = 0
+    for start in starts:
+        for step in range(start + 1, min(start + window, steps) + 1):
+            due = learner.due(step)
+            seen[due] = seen.get(due, 0) + 1
+            looked += 1
+
+    def mode(due: frozenset[str]) -> Mode:
+        times = seen.get(due, 0) * steps / looked
+        if compiler and times >= COMPILED_FROM:
+            return "compiled"
+        return "recorded" if times >= RECORDED_FROM else "eager"
+
+    return mode

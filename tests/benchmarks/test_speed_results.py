@@ -1,0 +1,145 @@
+"""The speed benchmark's arithmetic, its choice of contestants and its page; nothing looks at the clock."""
+
+import json
+
+import pytest
+
+from benchmarks.speed import Timing, gpu
+from benchmarks.speed.__main__ import DOCS, RESULT, main, measure
+from benchmarks.speed.contestants import FLOORS, LABELS, Rivals, contestants
+from benchmarks.speed.derived import flatness_percent, gorl_costs, gorl_measured, gorl_overhead, pays_after, speed
+from benchmarks.speed.page import page
+from benchmarks.speed.picture import picture
+from benchmarks.speed.products import mflop_per_step, products
+from benchmarks.speed.rounds import _order, bar
+from benchmarks.speed.settings import Settings
+from benchmarks.speed.tables import grids
+from metarl.errors import UserError
+
+
+def size(**times):
+    """As recorded: milliseconds per step by contestant."""
+    return {"contestants": {name: {"parts": {"step": {"cpu_ms": ms}}} for name, ms in times.items()}}
+
+
+def test_ratios_are_taken_round_by_round():
+    # Every second round is ten times slower for both: the ratio does not see it.
+    found = speed(size(eager=[1.0, 10.0, 2.0], textbook=[2.0, 20.0, 5.0]), "eager", "textbook")
+    assert found == Timing(median=2.0, low=2.0, high=2.5)
+    with pytest.raises(ValueError):
+        Timing.ratio([1.0], [1.0, 2.0])
+
+
+def test_what_gorl_adds():
+    times = {"critic": 2.0, "policy": 4.0, "weighted": 4.6, "guided": 7.6, "base": 3.0, "gorl": 4.5}
+    parts = {name: {"cpu_ms": [ms, 2 * ms]} for name, ms in times.items()}
+    costs = {name: timing.low for name, timing in gorl_costs(parts).items()}
+    assert costs == pytest.approx({"base": 3.0, "weighing": 0.6, "guiding": 3.0})
+    assert gorl_overhead(parts, 2).median == pytest.approx((0.6 / 2 + 3.0 / 2) / 3)
+    assert gorl_overhead(parts, 500).median == pytest.approx((0.6 / 2 + 3.0 / 500) / 3)
+    assert gorl_measured(parts).median == pytest.approx(0.5)
+
+
+def test_when_compiling_pays():
+    result = {
+        "sizes": {"hopper": size(recorded=[5.0, 5.0], compiled=[3.0, 3.0])},
+        "compile": {"td3_bc": {"recorded": {"cpu_s": 1.0}, "cold": {"cpu_s": 21.0}, "warm": {"cpu_s": 0.5}}},
+    }
+    assert pays_after(result, "td3_bc", "cold") == 10_000
+    assert pays_after(result, "td3_bc", "warm") == 0
+    result["sizes"]["hopper"] = size(recorded=[3.0], compiled=[3.0])
+    assert pays_after(result, "td3_bc", "cold") is None
+
+
+def test_flatness_is_a_change_in_per_cent():
+    course = [1.0] * 10 + [5.0] * 80 + [1.1] * 10
+    found = flatness_percent({"course_ms": course, "old_ms": [1.0, 2.0, 3.0], "fresh_ms": [1.0, 2.5, 3.0]})
+    assert found == pytest.approx((10.0, 0.0))
+
+
+@pytest.mark.parametrize(("dims", "published"), [((11, 3), 403.0), ((17, 6), None)])
+def test_the_products_of_a_step_are_as_many_as_the_closed_form_says(dims, published):
+    (obs, action), width, batch = dims, 256, 256
+    options = {"obs_dim": obs, "action_dim": action, "hidden": (width, width), "batch": batch}
+    found = products(options)
+    assert sum(p.twice for p in found if (p.m, p.k, p.n) == (256, 256, 256)) == 2 * 9 + 5
+    # In units of [batch, width] times a number of columns; the critic's own layers three times over, twice of them.
+    actor, critic = obs + width + action, obs + action + width + 1
+    critic_step = actor + 4 * critic + 2 * critic + 2 * (width + 1)
+    policy_step = actor + critic + (1 + width + action) + actor + (width + action)
+    closed = 2e-6 * batch * width * (critic_step + policy_step / 2)
+    assert mflop_per_step(options) == pytest.approx(closed, rel=1e-12)
+    if published:
+        assert closed == pytest.approx(published, rel=0.01)
+
+
+def test_everyone_has_a_turn_in_every_round_and_the_order_changes():
+    parts = {name: "xy" for name in "abcdef"}
+    orders = [_order(parts, i) for i in range(7)]
+    assert all(sorted(order) == [(name, part) for name in parts for part in "xy"] for order in orders)
+    assert all(order[i][0] == order[i + 1][0] for order in orders for i in range(0, 12, 2))
+    assert len(set(map(tuple, orders))) == 7 and len({order[0] for order in orders}) > 3
+    assert orders == [_order(parts, i) for i in range(7)]
+
+
+def test_a_rival_that_is_not_there_is_an_error_once_it_is_named(tmp_path, capsys):
+    with pytest.raises(UserError, match=r"there is no algorithms/offline/td3_bc.py in it; name a checkout of"):
+        contestants(Rivals(corl=tmp_path))
+    with pytest.raises(UserError, match="--unifloral"):
+        contestants(Rivals(unifloral=tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"corl: no checkout was named \(--corl\)"):
+        contestants(Rivals(), only=["corl"])
+    with pytest.raises(UserError, match=r"'recoded'\. Did you mean 'recorded'"):
+        contestants(Rivals(), only=["recoded"])
+    assert main(["--quick", "--corl", str(tmp_path)]) == 2
+    assert "error: --corl" in capsys.readouterr().err
+    found, left_out = contestants(Rivals(d3rlpy_python="python-of-d3rlpy"), compiled=False)
+    assert [each.name for each in found] == ["eager", "recorded", "stack4", "textbook", "d3rlpy", *FLOORS]
+    assert set(left_out) == {"corl", "unifloral"}
+    assert [each.name for each in found if not each.required] == ["floor-onednn"]
+    found, _ = contestants(Rivals(), only=["compiled"])
+    assert [each.name for each in found] == ["compiled", "textbook"] and all(each.required for each in found)
+
+
+def test_quick_run_writes_nothing(tmp_path, capsys):
+    arguments = ["--quick", "--out", str(tmp_path / "speed.json"), "--docs", str(tmp_path)]
+    assert main([*arguments, "--only", "floor", "gorl"]) == 0
+    printed = capsys.readouterr().out
+    for words in (LABELS["textbook"], LABELS["floor"], "What GORL adds", "left out: CORL, because"):
+        assert words in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_operations_of_every_kind_of_step():
+    with bar() as progress:
+        result = measure(Settings.quick(), Rivals(), ["flops"], progress)
+    counted = result["flops"]
+    assert counted["critic"] < counted["policy"] < counted["weighted"] < counted["guided"]
+    assert [grid.title for grid in grids(json.loads(json.dumps(result)))] == ["Operations of matrix products"]
+
+
+@pytest.mark.parametrize(("mode", "stack"), [("textbook", 1), ("recorded", 2)])
+def test_contestants_on_a_gpu_as_far_as_a_cpu_can_tell(monkeypatch, mode, stack):
+    waited = []
+    monkeypatch.setattr(gpu, "DEVICE", "cpu")
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: waited.append(True))
+    parts, _ = gpu.prepare({**Settings.quick().options(), "mode": mode, "stack": stack})
+    assert parts["step"](4) == 4 and waited == [True]
+
+
+def test_the_page_tells_of_a_gpu_and_of_what_was_left_out():
+    result = json.loads(RESULT.read_text())
+    eager = {"parts": {"step": {"wall_ms": [0.5, 0.5, 0.6]}}}
+    textbook = {"parts": {"step": {"wall_ms": [1.0, 1.1, 1.5]}}}
+    result["gpu"] = {"device": "a GPU", "contestants": {"textbook": textbook, "eager, 8 seeds": eager}}
+    result["left_out"] = {"corl": "no checkout was named", "compiled": "it died; the last:\n  much\n  CppCompileError"}
+    text = page(result)
+    assert "| metarl, eager, 8 seeds | 0.500 (0.500 to 0.600) | 2.20 (2.00 to 2.50) |" in text
+    assert "- CORL: no checkout was named.\n- metarl, compiled: it died; the last: CppCompileError." in text
+
+
+def test_the_committed_page_shows_the_committed_measurement():
+    result = json.loads(RESULT.read_text())
+    assert page(result) == (DOCS / "speed.md").read_text()
+    assert len(picture(result).axes) == len(result["sizes"])
+    assert (DOCS / "speed.png").stat().st_size > 10_000

@@ -1,0 +1,101 @@
+"""A contestant's process: it answers in JSON lines whatever it prints, and its end is told with its last words."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks.speed.client import Worker, WorkerDied
+from benchmarks.speed.settings import Settings
+from metarl.errors import UserError
+
+TINY = Settings.quick().options()
+FAKE = """
+import os
+import d4rl, gym, pyrallis, wandb
+
+class TrainConfig:
+    discount = tau = policy_noise = noise_clip = policy_freq = alpha = 1.0
+
+@pyrallis.wrap()
+def train(env: gym.Env):
+    pass
+
+def set_seed(seed):
+    print("printed by Python")
+    os.write(1, b"printed below Python")
+
+class Net(__import__("torch").nn.Linear):
+    def __init__(self, *sizes):
+        super().__init__(1, 1)
+
+Actor = Critic = Net
+
+class TD3_BC:
+    def __init__(self, **settings):
+        self.steps = 0
+
+    def train(self, batch):
+        self.steps += 1
+        print("step", self.steps)
+        if self.steps > 10:
+            raise RuntimeError("the eleventh step fails")
+
+class ReplayBuffer:
+    def __init__(self, *sizes):
+        pass
+
+    def load_d4rl_dataset(self, data):
+        assert len(data["observations"]) == 2000
+
+    def sample(self, n):
+        return []
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A folder that is laid out as CORL is, whose trainer prints, and fails at its eleventh step."""
+    file = tmp_path / "algorithms" / "offline" / "td3_bc.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(FAKE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "per_call"),
+    [("plain", {}, 1), ("ours", {"question": "step", "mode": "recorded", "stack": 4}, 4)],
+)
+def test_a_worker_takes_the_steps_that_it_is_asked_for(module, options, per_call):
+    with Worker(module, sys.executable, module, {**TINY, **options}) as worker:
+        ready = worker.ready()
+        assert ready["parts"] == ["step"] and ready["setup_cpu_s"] > 0
+        assert {"torch"} <= set(ready["facts"]["versions"])
+        for steps in (2, 6):
+            took = worker.run(steps)
+            assert took["steps"] == -(-steps // per_call) * per_call
+            assert took["cpu_s"] > 0 and took["wall_s"] > 0
+    assert worker._process.returncode == 0
+
+
+def test_what_a_contestant_prints_does_not_disturb_and_its_last_words_are_told(checkout):
+    with Worker("corl", sys.executable, "rival_corl", {**TINY, "checkout": str(checkout)}) as worker:
+        assert len(worker.ready()["facts"]["sha256"]) == 64
+        assert worker.run(4)["steps"] == 4
+        with pytest.raises(WorkerDied, match="corl: its process ended with status 1") as died:
+            worker.run(20)
+    assert "RuntimeError: the eleventh step fails" in str(died.value)
+
+
+def test_a_worker_that_never_gets_ready():
+    with Worker("nobody", sys.executable, "nobody", TINY) as worker, pytest.raises(WorkerDied, match="No module named"):
+        worker.ready()
+
+
+def test_an_interpreter_that_is_not_there():
+    with pytest.raises(UserError, match="no/python cannot be started"):
+        Worker("corl", "no/python", "rival_corl", TINY)
+
+
+def test_the_options_survive_as_json():
+    assert json.loads(json.dumps(TINY))["hidden"] == [16, 16]

@@ -1,0 +1,131 @@
+"""Rewriting: the same numbers from fewer operations."""
+
+import pytest
+import torch
+
+from metarl.bilevel import rewriting
+from metarl.bilevel.recording import record
+from metarl.products import LINEAR
+
+aten = torch.ops.aten
+
+
+def draw(*shapes, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, dtype=dtype, generator=generator) for shape in shapes]
+
+
+def products(recording):
+    targets = (aten.mm.default, aten.bmm.default)
+    return [tuple(n.meta["val"].shape) for n in recording.module.graph.nodes if n.target in targets]
+
+
+def count(recording, target):
+    return sum(node.target is target for node in recording.module.graph.nodes)
+
+
+@pytest.mark.parametrize("lead", [(), (3,)], ids=["matrices", "stacks"])
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [
+        (lambda a, b, c: a @ (b @ c), ((8, 8), (8, 2), (2, 8))),
+        (lambda a, b, c: a @ (-(b @ c) * 0.1).mT, ((8, 8), (8, 2), (2, 8))),
+        (lambda a, b, c: a @ ((b @ c).mT * 3 * 2), ((8, 9), (7, 2), (2, 9))),
+        (lambda a, b, c: a @ ((b @ c).mT * 3 * 2), ((8, 9), (7, 2), (2, 9))),
+        (lambda a, b, c: a @ torch.permute(b @ c, [*range(a.dim() - 2), -1, -2]), ((8, 8), (8, 2), (2, 8))),
+        (lambda a, b, c: a @ torch.permute(b @ c, [*range(a.dim() - 2), -2, -1]), ((8, 8), (8, 2), (2, 8))),
+    ],
+    ids=["plain", "scaled and transposed", "oblong", "twice", "permuted", "permuted to itself"],
+)
+def test_a_thin_product_is_taken_apart(fn, shapes, lead, monkeypatch):
+    monkeypatch.setattr(rewriting, "_one_by_one", lambda *_: None)
+    x = draw(*(lead + shape for shape in shapes))
+    plain, better = record(fn, *x, rewrite=False), record(fn, *x)
+    assert (*lead, 8, 2) not in products(plain) and (*lead, 8, 2) in products(better)
+    torch.testing.assert_close(better(*x), fn(*x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("fn", "shapes"),
+    [
+        (lambda a, b, c: a @ (b @ c), ((8, 8), (8, 8), (8, 8))),
+        (lambda a, b, c: (a @ (d := b @ c)) + d, ((8, 8), (8, 2), (2, 8))),
+        (lambda a, b, c: a @ (b @ c).relu(), ((8, 8), (8, 2), (2, 8))),
+    ],
+    ids=["nothing to gain", "needed elsewhere", "not linear"],
+)
+def test_others_stay(fn, shapes):
+    x = draw(*shapes)
+    assert products(record(fn, *x)) == products(record(fn, *x, rewrite=False))
+
+
+def test_two_gradients_of_one_network_share_what_they_can():
+    """The critic's backward pass is the same whatever weighs the other term: the fusion that GORL lives on."""
+
+    def fn(x, w, v, b1, b2):
+        def gradient(b):
+            with torch.enable_grad():
+                leaf = w.detach().requires_grad_()
+                action = (x @ leaf).tanh()
+                loss = -(action @ v).relu().mean() + (b * action.square().sum(-1)).mean()
+                return torch.autograd.grad(loss, leaf)[0]
+
+        return gradient(b1), gradient(b2)
+
+    x = draw((5, 4), (4, 3), (3, 2), (5,), (5,))
+    plain, better = record(fn, *x, rewrite=False), record(fn, *x)
+    assert len(products(plain)) == 8 and len(products(better)) == 5  # forward 2, the critic's backward 1, weights 2
+    for ours, theirs in zip(better(*x), fn(*x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_random_numbers_are_not_shared():
+    recording = record(lambda x: torch.rand_like(x) - torch.rand_like(x), torch.zeros(100))
+    assert recording(torch.zeros(100)).abs().min() > 0
+
+
+def test_what_overwrites_is_left_in_its_order():
+    def fn(x):
+        y = x.clone()
+        before = y.sum()
+        y[0] = 7.0
+        return before, y.sum()
+
+    x = torch.arange(3.0)
+    recording = record(fn, x)
+    for _ in range(2):
+        assert [float(v) for v in recording(x)] == [3.0, 10.0]
+
+
+def test_equal_constants_are_one_and_unequal_ones_are_not():
+    def fn(x):
+        return (x * x.new_tensor([1.0, 2.0])).exp(), (x * x.new_tensor([1.0, 2.0])).exp(), x * x.new_tensor([1.0, 3.0])
+
+    x = torch.tensor([1.0, 1.0])
+    recording = record(fn, x)
+    assert count(recording, aten.exp.default) == 1 and count(recording, aten.mul.Tensor) == 2
+    for ours, theirs in zip(recording(x), fn(x), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_product_with_one_may_still_change_the_dtype():
+    recording = record(lambda n: (n * 1.0, n * 1), torch.tensor([2]))
+    assert [v.dtype for v in recording(torch.tensor([2]))] == [torch.float32, torch.int64]
+
+
+@pytest.mark.parametrize("stack", [None, 2])
+@pytest.mark.parametrize("activation", [torch.relu, torch.tanh])
+def test_large_layers_on_a_cpu_go_through_onednn(stack, activation):
+    def layer(x, w, b):
+        return activation(torch.addmm(b, x, w)), x.sum()
+
+    fn = torch.vmap(layer) if stack else layer
+    lead = (stack,) if stack else ()
+    x = draw((*lead, 64, 48), (*lead, 48, 32), (*lead, 32), dtype=torch.float32)
+    recording = record(fn, *x)
+    assert count(recording, LINEAR) == (stack or 1)
+    assert count(recording, aten.relu.default) == 0
+    torch.testing.assert_close(recording(*x), fn(*x), rtol=1e-5, atol=1e-5)
+    exact = [value.double() for value in x]
+    assert count(record(fn, *exact), LINEAR) == 0
+    torch.testing.assert_close(record(fn, *exact)(*exact), fn(*exact), rtol=1e-12, atol=1e-12)

@@ -171,6 +171,8 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     if raw.get("algorithm") is None:
         names = registry.names("metarl.algorithms")
         raise ConfigError(f"{where}: 'algorithm' is missing; add 'algorithm: {{name: ...}}'.{nearest('', names)}")
+    if isinstance(raw.get("compile"), bool):  # what YAML makes of an unquoted on and off
+        raw = {**raw, "compile": "on" if raw["compile"] else "off"}
     plain = merge(_Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, "")
     algorithm, algorithm_plain = component("metarl.algorithms", raw["algorithm"], where, "algorithm", folder)
     objective = raw.get("objective") or []

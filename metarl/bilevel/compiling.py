@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
-from torch._inductor.lowering import fallback_handler, lowerings
 from torch.utils import _pytree as pytree
 
 from metarl.bilevel.recording import Recording, Signature, leaves, record, signature
@@ -18,7 +19,6 @@ from metarl.bilevel.rewriting import aten
 from metarl.products import LINEAR
 
 OPTIONS: Mapping[str, Any] = {
-    "cpp_wrapper": True,  # no Python between kernels
     "size_asserts": False,  # whoever calls checks the inputs once, not every buffer in every call
     "pattern_matcher": False,  # which would take rewriting's products for those of frozen weights, and fail
 }
@@ -50,18 +50,50 @@ def compile_recording(
         donated: input `donated[i]` is overwritten with output `i`; these outputs are not returned.
         options: further settings of torch._inductor.
     """
+    from torch._inductor.lowering import lowerings  # a second of imports that a run without compiling does not need
+
     _write_back(recording.module, donated)
     _for_the_compiler(recording.module)
-    # oneDNN's product as it is called in eager: the compiler's own way to it copies every transposed weight.
-    as_called = {LINEAR: fallback_handler(LINEAR, add_to_fallback_set=False)}
-    with patch.dict(lowerings, as_called), torch.no_grad():
-        program = torch._inductor.compile(
-            recording.module, [*recording.examples], options={**OPTIONS, **(options or {})}
-        )
+    _keep_programs()
+    on_gpu = any(example.device.type == "cuda" for example in recording.examples)
+    # No Python between kernels: by a C++ wrapper, and on a GPU by a CUDA graph around it all.
+    settings = {**OPTIONS, "cpp_wrapper": not on_gpu, **(options or {})}
+    with patch.dict(lowerings, {LINEAR: _product}), torch.no_grad():
+        program = torch._inductor.compile(recording.module, [*recording.examples], options=settings)
 
     def run(*inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return program(*inputs)
+
+    return run
+
+
+def as_cuda_graph(program: Callable[..., list[Tensor]], state: Sequence[Tensor], inputs: Sequence[Tensor]) -> Any:
+    """A compiled program of a GPU as one CUDA graph, launched at once: `inputs -> outputs`.
+
+    Args:
+        program: `(*state, *inputs) -> outputs`, which overwrites `state`.
+        state: lies where it lies from now on.
+        inputs: examples; later ones are copied over them.
+    """
+    kept, own = [t.clone() for t in state], [t.clone() for t in inputs]
+    try:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # what allocates or tunes itself at first must not be captured
+                program(*state, *own)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            outputs = program(*state, *own)
+    finally:
+        torch._foreach_copy_(list(state), kept)  # the warm-up was no training
+
+    def run(*inputs: Tensor) -> list[Tensor]:
+        torch._foreach_copy_(own, list(inputs))
+        graph.replay()
+        return [out.clone() for out in outputs]
 
     return run
 
@@ -85,7 +117,7 @@ def _write_back(module: fx.GraphModule, donated: Sequence[int]) -> None:
 
 
 def _for_the_compiler(module: fx.GraphModule) -> None:
-    """What generated kernels do better than the library: copies of transposed operands, and biases of thin products."""
+    """Takes the biases of thin products apart, for generated kernels to add on the way."""
     graph = module.graph
     for node in graph.find_nodes(op="call_function", target=aten.addmm.default):
         bias, *operands = node.args
@@ -94,10 +126,25 @@ def _for_the_compiler(module: fx.GraphModule) -> None:
                 product = graph.call_function(aten.mm.default, tuple(operands))
                 node.replace_all_uses_with(graph.call_function(aten.add.Tensor, (product, bias)))
             graph.erase_node(node)
-    for node in graph.find_nodes(op="call_function", target=LINEAR):
-        x: Any = node.args[0]
-        if not x.meta["val"].is_contiguous():
-            with graph.inserting_before(node):
-                copy = graph.call_function(aten.clone.default, (x,), {"memory_format": torch.contiguous_format})
-            node.update_arg(0, copy)
     module.recompile()
+
+
+def _product(x: Any, *rest: Any) -> Any:
+    """oneDNN's product as it is called in eager: the compiler's own way to it copies every transposed weight.
+
+    The library copies a transposed left operand slowly; a generated kernel does it well.
+    """
+    from torch._inductor.ir import ExternKernel
+    from torch._inductor.lowering import fallback_handler
+
+    x = ExternKernel.require_contiguous(ExternKernel.realize_input(x))
+    return fallback_handler(LINEAR, add_to_fallback_set=False)(x, *rest)
+
+
+def _keep_programs() -> None:
+    """Compiled programs outlive a restart of the machine, where PyTorch would put them into its temporary folder."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl" / "compiled"
+        with suppress(OSError):  # a home that cannot be written: the temporary folder it is
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

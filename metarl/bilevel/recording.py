@@ -16,7 +16,6 @@ from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException as DataDependent
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from metarl.bilevel import rewriting
@@ -92,7 +91,7 @@ def record(fn: Callable[..., Any], *args: Any, rewrite: bool = True) -> Recordin
     try:
         with mode:
             module = make_fx(flat)(*examples)
-    except (DataDependent, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
+    except (DataDependent, DynamicOutputShapeException) as error:
         raise ConfigError(
             f"a loss or an estimator looks at the value of a tensor to decide what to compute ({error}), so the step "
             "cannot be recorded; write it with torch.where, or set compile: off"

@@ -39,7 +39,9 @@ def check(
     beside: Annotated[
         Path | None, typer.Option(help="Where components named module:Class lie; by default here.")
     ] = None,
-    compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Trace the step with torch.compile.")] = True,
+    compiled: Annotated[
+        bool, typer.Option("--compile/--no-compile", help="Record the step as the compiler gets it.")
+    ] = True,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Whole tables, with --all too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:

@@ -15,12 +15,14 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from metarl.bilevel import Batches, Metrics, TrainState
+from metarl.bilevel.recording import leaves, record
 from metarl.checking.case import Case, period
 from metarl.checking.findings import Finding
 from metarl.checking.small import Plan, make
 from metarl.checking.watch import peak_memory
 from metarl.checking.where import in_text
 from metarl.learner import Learner
+from metarl.training.stepping import stacked
 
 EQUAL = 1e-10
 SMALL = 1e-4  # a leaf below this is compared absolutely: a solver's residual of 1e-15 is rounding and nothing else
@@ -34,22 +36,17 @@ def _step(learner: Learner, due: frozenset[str]) -> Step:
 
 
 def compiles(case: Case) -> list[Finding]:
-    """The whole step in which the bilevel Updates are due, traced as one graph, gives eager's numbers."""
+    """The whole step in which the bilevel Updates are due, recorded as the compiler gets it, gives eager's numbers."""
     for update in case.bilevel:
-        backend = getattr(update.gradient, "backend", "native")
-        if backend != "native":
-            return [Finding("compiles", "info", f"backend {backend!r} runs eagerly only")]
+        if not getattr(update.gradient, "recordable", True):
+            return [Finding("compiles", "info", f"backend {update.gradient.backend!r} runs eagerly only")]  # type: ignore[attr-defined]
     step = _step(case.learner, case.due)
     state, batches = case.warm(), case.batches()
     expected = step(state, batches)
-    torch._dynamo.reset()
     try:
-        with torch.no_grad():
-            got = torch.compile(step, fullgraph=True, backend="aot_eager")(state, batches)
+        got = record(step, state, batches)(*leaves(state, batches))
     except Exception as error:
         return [_refused("compiles", "compile", error)]
-    finally:
-        torch._dynamo.reset()
     return [_equal("compiles", "one graph", apart(got, expected))]
 
 
@@ -60,15 +57,11 @@ def stacks(case: Case, other: Case) -> list[Finding]:
     expected = [step(s, b) for s, b in zip(states, batches, strict=True)]
     try:
         with torch.no_grad():
-            got = torch.vmap(step)(_stacked(*states), _stacked(*batches))
+            got = torch.vmap(step)(stacked(states), stacked(batches))
     except Exception as error:
         return [_refused("stacks", "run under torch.vmap", error)]
     each = [pytree.tree_map(lambda x, i=i: x[i], got) for i in range(2)]
     return [_equal("stacks", "two seeds", max(map(apart, each, expected)))]
-
-
-def _stacked(*trees: Any) -> Any:
-    return pytree.tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
 def _refused(check: str, what: str, error: Exception) -> Finding:

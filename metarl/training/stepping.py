@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from metarl.bilevel import Batches, Estimate, Metrics, TrainState, Update
 from metarl.bilevel.applying import Estimates, apply_
-from metarl.bilevel.compiling import compile_recording
+from metarl.bilevel.compiling import as_cuda_graph, compile_recording
 from metarl.bilevel.recording import leaves, record, signature
 from metarl.errors import ConfigError
 from metarl.learner import Learner, metrics_of
@@ -20,7 +20,7 @@ from metarl.learner import Learner, metrics_of
 Mode = Literal["eager", "recorded", "compiled"]
 Program = Callable[[Batches, list[Tensor]], Metrics]
 
-RECORDED_FROM, COMPILED_FROM = 500, 10_000  # steps with one due set from which a mode earns its preparation
+RECORDED_FROM, COMPILED_FROM = 500, 30_000  # steps with one due set from which a mode earns its preparation
 
 
 class Stepping:
@@ -144,11 +144,11 @@ class Stepping:
         recording = record(step, self.state, batches)
         own = leaves(self.state)
         program = compile_recording(recording, range(len(own)), self.options)
-
-        def run(batches: Batches, inputs: list[Tensor]) -> Metrics:
-            return dict(zip(names, program(*own, *inputs), strict=True))
-
-        return run
+        if own[0].device.type == "cuda":
+            examples = [value for role in batches.values() for value in role.values()]
+            replay = as_cuda_graph(program, own, examples)
+            return lambda batches, inputs: dict(zip(names, replay(*inputs), strict=True))
+        return lambda batches, inputs: dict(zip(names, program(*own, *inputs), strict=True))
 
     # -- parts -----------------------------------------------------------------------------------------------
 

@@ -97,5 +97,5 @@ def _show(jobs: Sequence[Job]) -> None:
         table.add_column(column, justify="right" if column == "steps" else "left", overflow="fold")
     for job in jobs:
         state = "finished" if job.finished else "goes on" if job.begun else "new"
-        table.add_row(Text(job.title), f"{job.steps:,}", state, Text(str(job.run.path)))
+        table.add_row(Text(job.title), f"{job.steps:,}", state, Text("\n".join(str(run.path) for run in job.runs)))
     console.print(table)

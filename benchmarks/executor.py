@@ -26,39 +26,36 @@ GRACE = 10.0  # seconds between asking a child to stop and killing it
 
 @dataclass(frozen=True)
 class Job:
-    """One seed of one cell.
+    """One seed of one cell, or a stack of them.
 
     Attributes:
         title: for people.
         config: the cell's experiment file.
-        seed: of the run.
-        steps: gradient steps at the end.
-        run: the run's folder.
+        seeds: of the runs.
+        steps: gradient steps at the end, of each.
+        runs: the runs' folders.
     """
 
     title: str
     config: Path
-    seed: int
+    seeds: tuple[int, ...]
     steps: int
-    run: RunFolder
+    runs: tuple[RunFolder, ...]
 
     @property
     def log(self) -> Path:
-        """Standard error of the last attempt, beside the run's folder."""
-        return self.run.path.with_name(f"{self.run.path.name}.log")
+        """Standard error of the last attempt, beside the (first) run's folder."""
+        return self.runs[0].path.with_name(f"{self.runs[0].path.name}.log")
 
     @property
     def finished(self) -> bool:
-        """Whether result.json records all the steps."""
-        try:
-            return int(json.loads(self.run.result.read_text())["steps"]) >= self.steps
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        """Whether every result.json records all the steps."""
+        return all((run.steps_on_record() or 0) >= self.steps for run in self.runs)
 
     @property
     def begun(self) -> bool:
         """Whether there is something to go on from."""
-        return self.run.checkpoints.is_dir()
+        return any(run.checkpoints.is_dir() for run in self.runs)
 
 
 @dataclass(frozen=True)
@@ -77,18 +74,23 @@ class Failure:
 
 
 def plan(suite: Suite, folder: BenchFolder) -> list[Job]:
-    """Every run of a suite; the first seed of every cell comes before the second of any."""
-    return [
-        Job(
-            f"{cell.title} · seed {seed}",
-            folder.config(cell.slug),
-            seed,
-            cell.experiment.steps,
-            RunFolder.of(cell.experiment, seed, folder.path),
+    """Every run of a suite, stacked as its cell says; the first seeds of every cell come before the next of any."""
+    by_cell = [(cell, cell.experiment.stack) for cell in suite.cells]
+    starts = sorted((first, i) for i, (_, n) in enumerate(by_cell) for first in range(0, len(suite.seeds), n))
+    jobs = []
+    for first, i in starts:
+        cell, n = by_cell[i]
+        seeds = suite.seeds[first : first + n]
+        jobs.append(
+            Job(
+                f"{cell.title} · seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
+                folder.config(cell.slug),
+                seeds,
+                cell.experiment.steps,
+                tuple(RunFolder.of(cell.experiment, seed, folder.path) for seed in seeds),
+            )
         )
-        for seed in suite.seeds
-        for cell in suite.cells
-    ]
+    return jobs
 
 
 def cores() -> int:
@@ -141,7 +143,8 @@ class LocalExecutor:
 
     def _start(self, job: Job, events: queue.SimpleQueue) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "metarl", "train", str(job.config)]
-        command += ["--seed", str(job.seed), "--root", str(self.root), "--progress", "lines"]
+        command += [part for seed in job.seeds for part in ("--seed", str(seed))]
+        command += ["--root", str(self.root), "--progress", "lines"]
         command += ["--beside", str(self.beside)] if self.beside is not None else []
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         job.log.parent.mkdir(parents=True, exist_ok=True)

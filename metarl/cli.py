@@ -44,7 +44,9 @@ def train(
     file: File,
     overrides: Overrides = None,
     root: Root = Path("runs"),
-    seed: Annotated[int | None, typer.Option(help="Only this seed; by default all of `seeds`, in turn.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Only this seed (may be given again); by default all of `seeds`.")
+    ] = None,
     beside: Annotated[
         Path | None, typer.Option(help="Where components named module:Class lie; by default beside the file.")
     ] = None,
@@ -60,11 +62,11 @@ def train(
     torch.set_num_threads(1)
     if progress not in ("auto", "bar", "lines", "none"):
         raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
-    if seed is not None and seed < 0:
-        raise ConfigError(f"--seed must be 0 or more, not {seed}")
+    if seed and (min(seed) < 0 or len(set(seed)) < len(seed)):
+        raise ConfigError(f"--seed must be different numbers from 0 up, not {seed}")
     beside = beside or file.parent
     experiment = config.load(file, overrides or [], beside)
-    seeds = experiment.seeds if seed is None else (seed,)
+    seeds = tuple(seed or experiment.seeds)
     for first in range(0, len(seeds), experiment.stack):
         stack = seeds[first : first + experiment.stack]
         try:

@@ -12,7 +12,7 @@ from benchmarks.exactness.cells import KINDS, OPTIMIZERS, learner_of, noise_of, 
 from benchmarks.exactness.oracle import Ridge
 from metarl import Batches, Estimate, Polyak, Track, TrainState, Update, sgd
 from metarl.bilevel import Params
-from metarl.bilevel.recording import leaves, record
+from metarl.bilevel.recording import recorded
 
 TOLERANCE = 1e-10
 BILEVEL = {
@@ -23,11 +23,6 @@ BILEVEL = {
     "implicit": ("implicit, cg", "implicit, neumann", "implicit, fixed_point", "implicit, identity"),
 }
 Example = tuple[Update, TrainState, Batches]
-
-
-def recorded(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` as its list of operations, rewritten."""
-    return lambda *args: record(fn, *args)(*leaves(*args))
 
 
 def measure(through: Callable[..., Any] = recorded) -> dict[str, dict[str, bool]]:

@@ -20,7 +20,7 @@ from metarl.training.folder import write_aside, write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "hypergradients.json"
 PAGE = Path(__file__).parents[2] / "docs" / "estimators.md"
-QUICK = Size(rounds=5, turn_ms=10, backend=None)
+QUICK = Size(rounds=5, turn_ms=10, compiled=False)
 
 
 def problems() -> list[Problem]:

@@ -19,6 +19,7 @@ from torch.autograd import profiler
 from benchmarks.hypergradients.contestants import OURS, RIVALS, Hypergradient, by_hand, metarl
 from benchmarks.hypergradients.problems import Problem
 from benchmarks.speed import Timing
+from metarl.bilevel.compiling import compiled
 from metarl.errors import UserError
 from metarl.provenance import environment
 
@@ -36,12 +37,12 @@ class Size:
     Attributes:
         rounds: each gives every contestant one turn.
         turn_ms: CPU milliseconds of a turn, about.
-        backend: of torch.compile; None leaves the compiled contestant out.
+        compiled: whether metarl takes part a second time, compiled.
     """
 
     rounds: int = 31
     turn_ms: float = 30.0
-    backend: str | None = "inductor"
+    compiled: bool = True
 
 
 def measure(problems: Sequence[Problem], size: Size) -> dict[str, Any]:
@@ -56,11 +57,10 @@ def measure(problems: Sequence[Problem], size: Size) -> dict[str, Any]:
 
 def _one(problem: Problem, size: Size) -> dict[str, Any]:
     contestants = OURS | RIVALS
-    if size.backend is not None:
-        contestants["metarl compiled"] = lambda problem: metarl(problem, size.backend)
+    if size.compiled:
+        contestants["metarl compiled"] = lambda problem: metarl(problem, compiled)
     with default_dtype(torch.float64):  # in which torchopt's Adam takes its bias corrections
         exact, _ = errors(problem.to(torch.float64), contestants)
-    torch.compiler.reset()
     single, prepared = errors(problem.to(torch.float32), contestants)
     times = take_turns({name: run for name, (run, _) in prepared.items()}, size)
     peaks = {name: peak_memory(run) for name, (run, _) in prepared.items()}
@@ -87,7 +87,7 @@ def _one(problem: Problem, size: Size) -> dict[str, Any]:
             for name in contestants
         },
     }
-    if size.backend is not None:
+    if size.compiled:
         seconds = prepared["metarl compiled"][1]
         saved = Timing.of(times["metarl eager"]).median - Timing.of(times["metarl compiled"]).median
         result["compile"] = {"seconds": seconds, "pays_after": math.ceil(1e3 * seconds / saved) if saved > 0 else None}

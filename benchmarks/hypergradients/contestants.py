@@ -6,6 +6,7 @@ undone or never written back, so that every call computes the same. All of them 
 meta-parameters only.
 
 Rivals run eagerly: the ways that they document differentiate twice through autograd, which `torch.compile` refuses.
+Products of all of them are PyTorch's; metarl's compiled step takes oneDNN's, as in training.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from torchopt.transform.scale_by_adam import ScaleByAdamState
 from benchmarks.hypergradients.problems import BETAS, EPS, Net, Problem
 from metarl import AdamState, TrainState, Unrolled, Update, adam, sgd
 from metarl.bilevel import Batches, Tree
-from metarl.bilevel.compiling import compiled
 
 Hypergradient = Callable[[], tuple[Tensor, ...]]
 Contestant = Callable[[Problem], Hypergradient]
@@ -32,8 +32,8 @@ EPS_ROOT = 1e-30
 approximate derivative, 2e-6 away in float64, and is no faster here.)"""
 
 
-def metarl(problem: Problem, backend: str | None = None) -> Hypergradient:
-    """metarl's `Unrolled`, with the metrics that it always returns; under `torch.compile` where a backend is given."""
+def metarl(problem: Problem, through: Callable[[Callable], Callable] = lambda fn: fn) -> Hypergradient:
+    """metarl's `Unrolled`, with the metrics that it always returns; `through` what prepares it (`compiled`)."""
 
     def inner_loss(tree: Tree, batches: Batches) -> Tensor:
         return problem.inner(partial(problem.model, tree["model"]), partial(problem.learned, tree["meta"]), batches)
@@ -52,9 +52,7 @@ def metarl(problem: Problem, backend: str | None = None) -> Hypergradient:
     def estimate(state: TrainState, batches: Batches) -> Any:
         return outer.gradient(outer, state, batches)
 
-    run = estimate
-    if backend is not None:
-        run = compiled(estimate) if backend == "inductor" else torch.compile(estimate, fullgraph=True, backend=backend)
+    run = through(estimate)
     return lambda: tuple(run(state, problem.batches).grads.values())
 
 

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.figures import to_png
+from benchmarks.readme import with_table
 from benchmarks.speed import experiments
 from benchmarks.speed.contestants import LABELS, Rivals, contestants
 from benchmarks.speed.page import page
 from benchmarks.speed.picture import picture
 from benchmarks.speed.rounds import bar
 from benchmarks.speed.settings import Settings, default_core
-from benchmarks.speed.tables import grids
+from benchmarks.speed.tables import grids, summary
 from metarl.errors import UserError
 from metarl.provenance import environment
 from metarl.training.folder import write_aside, write_json
@@ -69,9 +70,12 @@ def measure(
 
 
 def render(result: Mapping[str, Any], docs: Path) -> None:
-    """Writes the page and its picture."""
+    """Writes the page, its picture, and the table in the README beside the folder of pages."""
     write_aside(docs / "speed.md", page(result))
     (docs / "speed.png").write_bytes(to_png(picture(result)))
+    readme = docs.parent / "README.md"
+    if readme.is_file():
+        write_aside(readme, with_table(readme.read_text(), summary(result).markdown(), "speed table"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

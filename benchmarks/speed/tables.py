@@ -62,6 +62,19 @@ def grids(result: Mapping[str, Any]) -> Iterator[Grid]:
             yield make(result)
 
 
+def summary(result: Mapping[str, Any]) -> Grid:
+    """For the README: how many gradient steps each contestant takes while plain PyTorch takes one."""
+    sizes = result["sizes"]
+    found = [
+        each
+        for each in LABELS
+        if each not in (*FLOORS, TEXTBOOK) and all(each in s["contestants"] for s in sizes.values())
+    ]
+    rows = [(LABELS[each], *(f"{speed(size, each, TEXTBOOK).median:.2f}" for size in sizes.values())) for each in found]
+    head = ("TD3+BC", *(f"size of {name}" for name in sizes))
+    return Grid("Gradient steps while plain PyTorch takes one", head, rows)
+
+
 def steps(name: str, size: Mapping[str, Any]) -> Grid:
     """One row a contestant: its time, and how many steps it takes while another takes one."""
     found = [each for each in LABELS if each in size["contestants"]]

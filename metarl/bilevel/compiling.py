@@ -12,9 +12,8 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
-from metarl.bilevel.recording import Recording, Signature, leaves, record, signature
+from metarl.bilevel.recording import Recording, prepared
 from metarl.bilevel.rewriting import aten
 from metarl.products import LINEAR
 
@@ -25,19 +24,8 @@ OPTIONS: Mapping[str, Any] = {
 
 
 def compiled(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, a pure function of nested dicts, tuples and lists of tensors, compiled whole for each set of shapes."""
-    programs: dict[Signature, tuple[Callable[..., list[Tensor]], pytree.TreeSpec]] = {}
-
-    def run(*args: Any) -> Any:
-        inputs = leaves(*args)
-        key = signature(inputs)
-        if key not in programs:
-            recording = record(fn, *args)
-            programs[key] = compile_recording(recording), recording.spec
-        program, spec = programs[key]
-        return pytree.tree_unflatten(program(*inputs), spec)
-
-    return run
+    """`fn`, a pure function of nested dicts, tuples and lists of tensors, compiled whole."""
+    return prepared(fn, compile_recording)
 
 
 def compile_recording(

@@ -101,5 +101,30 @@ def record(fn: Callable[..., Any], *args: Any, rewrite: bool = True) -> Recordin
     return Recording(module, spec[-1], examples)
 
 
+def prepared(
+    fn: Callable[..., Any], prepare: Callable[[Recording], Callable[..., Sequence[Any]]]
+) -> Callable[..., Any]:
+    """`fn`, a pure function of nested dicts, tuples and lists of tensors, recorded and prepared once for each set of
+    shapes."""
+    programs: dict[Signature, tuple[Callable[..., Sequence[Any]], pytree.TreeSpec]] = {}
+
+    def run(*args: Any) -> Any:
+        inputs = leaves(*args)
+        key = signature(inputs)
+        if key not in programs:
+            recording = record(fn, *args)
+            programs[key] = prepare(recording), recording.spec
+        program, spec = programs[key]
+        with torch.no_grad():
+            return pytree.tree_unflatten(program(*inputs), spec)
+
+    return run
+
+
+def recorded(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` as its list of operations."""
+    return prepared(fn, lambda recording: recording.module)
+
+
 def _apart(out: Tensor, storages: set[int]) -> Tensor:
     return out.detach().clone() if out.untyped_storage()._cdata in storages else out.detach()

@@ -20,7 +20,7 @@ from metarl.learner import Learner, metrics_of
 Mode = Literal["eager", "recorded", "compiled"]
 Program = Callable[[Batches, list[Tensor]], Metrics]
 
-RECORDED_FROM, COMPILED_FROM = 500, 30_000  # steps with one due set from which a mode earns its preparation
+RECORDED_FROM, COMPILED_FROM = 200, 30_000  # steps with one due set from which a mode earns its preparation
 
 
 class Stepping:

@@ -34,7 +34,13 @@ def test_one_failing_cell_stops_no_other(bench):
 
 
 def test_the_first_seed_of_every_cell_comes_first(bench):
-    assert [job.seed for job in planned(bench[0])] == [0, 0, 0, 1, 1, 1]
+    assert [job.seeds for job in planned(bench[0])] == [(0,), (0,), (0,), (1,), (1,), (1,)]
+
+
+def test_stacked_seeds_are_one_job(bench):
+    jobs = planned(bench[0], "base.stack=2", "seeds=[0,1,2]")
+    assert [job.seeds for job in jobs] == [(0, 1)] * 3 + [(2,)] * 3
+    assert [run.seed for run in jobs[0].runs] == [0, 1] and jobs[0].title.endswith("seeds 0, 1")
 
 
 def test_the_index_says_what_ran(bench):
@@ -51,7 +57,7 @@ def test_the_index_says_what_ran(bench):
 
 def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(bench[0], tmp_path / "bench")
-    before = {job: job.run.result.stat().st_mtime_ns for job in planned(folder) if job.finished}
+    before = {job: job.runs[0].result.stat().st_mtime_ns for job in planned(folder) if job.finished}
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "200")
     commands.bench("own/suite.yaml", dry_run=True)
@@ -60,18 +66,18 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
     printed = metarl(folder, "bench", "own/suite.yaml", "seeds=[0]", "steps=25", expect=1)
     assert printed.stderr.count("going on from step 20") == 2 and "small: 3 runs" in printed.stderr
     for job, changed in before.items():
-        assert (job.run.result.stat().st_mtime_ns != changed) == (job.seed == 0)
-        assert json.loads(job.run.result.read_text())["steps"] == (25 if job.seed == 0 else 20)
+        assert (job.runs[0].result.stat().st_mtime_ns != changed) == (job.seeds == (0,))
+        assert json.loads(job.runs[0].result.read_text())["steps"] == (25 if job.seeds == (0,) else 20)
 
 
 def test_an_unreadable_result_is_not_finished(tmp_path, bench):
     job = planned(bench[0])[0]
-    broken = executor.Job(job.title, job.config, 0, 20, type(job.run)(tmp_path / "0"))
+    broken = executor.Job(job.title, job.config, (0,), 20, (type(job.runs[0])(tmp_path / "0"),))
     for text in ("", "[]", "{", '{"steps": "x"}', '{"steps": 19}'):
-        broken.run.path.mkdir(exist_ok=True)
-        broken.run.result.write_text(text)
+        broken.runs[0].path.mkdir(exist_ok=True)
+        broken.runs[0].result.write_text(text)
         assert not broken.finished
-    broken.run.result.write_text('{"steps": 20}')
+    broken.runs[0].result.write_text('{"steps": 20}')
     assert broken.finished
 
 

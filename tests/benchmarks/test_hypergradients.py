@@ -13,6 +13,7 @@ from benchmarks.hypergradients.contestants import OURS, RIVALS, by_hand
 from benchmarks.hypergradients.problems import actor, cleaning, ridge
 from benchmarks.hypergradients.tables import shown
 from benchmarks.readme import with_table
+from metarl.bilevel.recording import recorded
 
 TINY = [
     ridge(n=8, d=3, steps=3),
@@ -56,7 +57,7 @@ def test_unequal_contestants_are_not_timed(monkeypatch):
     monkeypatch.setitem(RIVALS, "half", lambda problem: lambda: tuple(g / 2 for g in by_hand(problem)()))
     monkeypatch.setattr(comparison, "take_turns", lambda *_: pytest.fail("timed"))
     with pytest.raises(Unequal, match="half is 5"):
-        measure(TINY[:1], Size(backend=None))
+        measure(TINY[:1], Size(compiled=False))
 
 
 def test_a_hypergradient_of_zero_is_no_reference():
@@ -66,9 +67,9 @@ def test_a_hypergradient_of_zero_is_no_reference():
         errors(problem, OURS)
 
 
-def test_result_and_tables():
-    # The compiled contestant without a C++ compiler: traced in full, then run eagerly.
-    result = json.loads(json.dumps(measure(TINY[:1], Size(rounds=2, turn_ms=0.1, backend="eager"))))
+def test_result_and_tables(monkeypatch):
+    monkeypatch.setattr(comparison, "compiled", recorded)  # all but the C++ compiler
+    result = json.loads(json.dumps(measure(TINY[:1], Size(rounds=2, turn_ms=0.1))))
     (problem,) = result["problems"].values()
     assert set(problem["contestants"]) == {*OURS, *RIVALS, "metarl compiled"}
     assert all(figures["peak_bytes"] > 0 for figures in problem["contestants"].values())
@@ -91,7 +92,7 @@ def test_the_published_result_has_every_problem():
 
 def test_quick_run_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.hypergradients.__main__.problems", lambda: TINY[:1])
-    monkeypatch.setattr("benchmarks.hypergradients.__main__.QUICK", Size(rounds=1, turn_ms=0.1, backend=None))
+    monkeypatch.setattr("benchmarks.hypergradients.__main__.QUICK", Size(rounds=1, turn_ms=0.1, compiled=False))
     main(["--quick", "--out", str(tmp_path / "result.json")])
     assert "torchopt functional" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

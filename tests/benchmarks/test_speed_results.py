@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from benchmarks.readme import with_table
 from benchmarks.speed import Timing, gpu
 from benchmarks.speed.__main__ import DOCS, RESULT, main, measure
 from benchmarks.speed.contestants import FLOORS, LABELS, Rivals, contestants
@@ -13,7 +14,7 @@ from benchmarks.speed.picture import picture
 from benchmarks.speed.products import mflop_per_step, products
 from benchmarks.speed.rounds import _order, bar
 from benchmarks.speed.settings import Settings
-from benchmarks.speed.tables import grids
+from benchmarks.speed.tables import grids, summary
 from metarl.errors import UserError
 
 
@@ -141,5 +142,7 @@ def test_the_page_tells_of_a_gpu_and_of_what_was_left_out():
 def test_the_committed_page_shows_the_committed_measurement():
     result = json.loads(RESULT.read_text())
     assert page(result) == (DOCS / "speed.md").read_text()
+    readme = (DOCS.parent / "README.md").read_text()
+    assert with_table(readme, summary(result).markdown(), "speed table") == readme
     assert len(picture(result).axes) == len(result["sizes"])
     assert (DOCS / "speed.png").stat().st_size > 10_000

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LINEAR = torch.ops.mkldnn._linear_pointwise.default
-"""`(x [M, K], w [N, K], bias [N] or None, "none" | "relu", [], "") -> [M, N]`: `x w^T + bias`, then the activation."""
+"""`(x [M, K], w [N, K], bias [N] or None, "none", [], "") -> [M, N]`: `x w^T + bias`."""
 
 _FEWEST = 8  # rows, and terms of a sum, from which oneDNN's cost of a call is earned
 _LEAST = 32**3  # multiplications of such a product

@@ -5,8 +5,8 @@
 2. `A (B C)` becomes `(A B) C` where that is less work. A hypergradient multiplies the training batch's activations `A`
    by the outer loss' gradient of a weight matrix, itself a product `B C` over the outer batch: with 20 guiding samples
    and a width of 256, one product of 256 x 256 x 256 becomes two of 256 x 256 x 20.
-3. Products on a CPU go through oneDNN, bias and ReLU included. It uses the widest vectors of every maker's CPUs, which
-   the other library that PyTorch calls does not: twice as fast there, and as fast elsewhere.
+3. Products on a CPU go through oneDNN. It uses the widest vectors of every maker's CPUs, which the other library that
+   PyTorch calls does not: twice as fast there, and as fast elsewhere. Its own ReLU is left unused: it turns NaN into 0.
 """
 
 from __future__ import annotations
@@ -195,10 +195,9 @@ def _linear(graph: fx.Graph, node: fx.Node, x: Any, w: Any, bias: Any = None) ->
     (m, k), n = x.meta["val"].shape, w.meta["val"].shape[1]
     if not faster_by_onednn(m, k, n, value.dtype, value.device):
         return
-    chain, activation = _with_relu([node])
     with graph.inserting_before(node):
-        new = _call(graph, LINEAR, x, _transpose(graph, w), bias, activation, [], "")
-    _replace(graph, chain, new)
+        new = _call(graph, LINEAR, x, _transpose(graph, w), bias, "none", [], "")
+    _replace(graph, [node], new)
 
 
 def _one_by_one(graph: fx.Graph, node: fx.Node, x: Any, w: Any) -> None:
@@ -213,30 +212,26 @@ def _one_by_one(graph: fx.Graph, node: fx.Node, x: Any, w: Any) -> None:
             new = _call(graph, aten.stack.default, parts)
         _replace(graph, [node], new)
         return
-    chain, bias, activation = [node], None, "none"
+    chain, bias = [node], None
     user = next(iter(node.users))
     if len(node.users) == 1 and user.target is aten.add.Tensor and not user.kwargs:
         other: Any = user.args[0] if user.args[1] is node else user.args[1]
         if isinstance(other, fx.Node) and other.meta["val"].shape == (stack, 1, n):
             chain, bias = [node, user], other
-            chain, activation = _with_relu(chain)
+    last = next(iter(chain[-1].users))
+    relu = len(chain[-1].users) == 1 and last.target is aten.relu.default
+    if relu:
+        chain.append(last)
     with graph.inserting_before(chain[-1]):
         w = _transpose(graph, w)
         rows = None if bias is None else _call(graph, aten.select.int, bias, 1, 0)
         parts = []
         for i in range(stack):
             own = [None if y is None else _call(graph, aten.select.int, y, 0, i) for y in (x, w, rows)]
-            parts.append(_call(graph, LINEAR, *own, activation, [], ""))
+            part = _call(graph, LINEAR, *own, "none", [], "")
+            parts.append(_call(graph, aten.relu.default, part) if relu else part)  # while it is in the nearest cache
         new = _call(graph, aten.stack.default, parts)
     _replace(graph, chain, new)
-
-
-def _with_relu(chain: list[fx.Node]) -> tuple[list[fx.Node], str]:
-    """The nodes that one product replaces, with a ReLU that alone reads the last of them; and the activation's name."""
-    users = list(chain[-1].users)
-    if len(users) == 1 and users[0].target is aten.relu.default:
-        return [*chain, users[0]], "relu"
-    return chain, "none"
 
 
 def _replace(graph: fx.Graph, chain: list[fx.Node], new: fx.Node) -> None:

@@ -38,7 +38,7 @@ def test_the_first_seed_of_every_cell_comes_first(bench):
 
 
 def test_stacked_seeds_are_one_job(bench):
-    jobs = planned(bench[0], "base.stack=2", "seeds=[0,1,2]")
+    jobs = planned(bench[0], "stack=2", "seeds=[0,1,2]")
     assert [job.seeds for job in jobs] == [(0, 1)] * 3 + [(2,)] * 3
     assert [run.seed for run in jobs[0].runs] == [0, 1] and jobs[0].title.endswith("seeds 0, 1")
 

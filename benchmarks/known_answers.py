@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from benchmarks.readme import with_table
@@ -23,6 +22,7 @@ from benchmarks.verdicts import Verdict, judge, show
 from metarl import registry
 from metarl.errors import UserError
 from metarl.problems import solve
+from metarl.process import settle
 from metarl.provenance import environment
 from metarl.training.folder import write_aside, write_json
 from metarl.training.progress import Style, reporter
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose table is written anew")
     parser.add_argument("--progress", choices=("auto", "bar", "lines", "none"), default="auto")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
+    settle()
     chosen = [options.problem] if options.problem else registry.names("metarl.problems")
     results: dict[str, Any] = json.loads(options.result.read_text()) if options.result.is_file() else {}
     console, missed = Console(), False

@@ -35,13 +35,12 @@ def solve(
     progress: Annotated[str, typer.Option(help="auto, bar, lines (JSON) or none.")] = "auto",
 ) -> None:
     """Solve a bilevel problem and compare its figures with the known answers; exit code 1 if one is missed."""
-    import torch
-
     from benchmarks.verdicts import judge, show
     from metarl import problems
+    from metarl.process import settle
     from metarl.training.progress import reporter
 
-    torch.set_num_threads(1)
+    settle()
     if progress not in ("auto", "bar", "lines", "none"):
         raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
     if any(s < 0 for s in seed or ()):

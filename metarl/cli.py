@@ -53,13 +53,10 @@ def train(
     progress: Shown = "auto",
 ) -> None:
     """Train an experiment; started again, it goes on where it stopped."""
-    import torch
-
     from metarl import config
     from metarl.training import offline
     from metarl.training.progress import reporter
 
-    torch.set_num_threads(1)
     if progress not in ("auto", "bar", "lines", "none"):
         raise ConfigError(f"--progress must be auto, bar, lines or none, not {progress!r}")
     if seed and (min(seed) < 0 or len(set(seed)) < len(seed)):
@@ -88,17 +85,17 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
 ) -> None:
     """Evaluate the newest policies of runs in a new environment."""
-    import torch
     from gymnasium.envs.registration import EnvSpec
 
     from metarl.data.scores import normalized
     from metarl.envs import make_env
+    from metarl.process import settle
     from metarl.training.evaluation import Evaluator
     from metarl.training.offline import load_policy
 
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, not {episodes}")
-    torch.set_num_threads(1)
+    settle()
     for run in runs:
         policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
         evaluator = Evaluator(partial(make_env, env, policy.obs_keys or None), episodes, seed)

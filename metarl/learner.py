@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.bilevel import backends
-from metarl.bilevel.applying import Estimates, applied, apply_
+from metarl.bilevel.applying import Estimates, applied
 from metarl.bilevel.autodiff import Params, unreached
 from metarl.bilevel.direct import Polyak
 from metarl.bilevel.optimizers import Optimizer
@@ -393,16 +393,15 @@ class Learner:
         own = {name for name, u in self.updates.items() if u.due(step)}
         return frozenset(name for name in own if self._staged_inners(self.updates[name]) <= own)
 
-    def step(
-        self, state: TrainState, batches: Batches, due: Container[str], donate: bool = False
-    ) -> tuple[TrainState, Metrics]:
-        """One training step: stage by stage, the due Updates estimate, then apply.
+    def step(self, state: TrainState, batches: Batches, due: Container[str]) -> tuple[TrainState, Metrics]:
+        """One training step as a pure function: stage by stage, the due Updates estimate, then apply.
+
+        A run takes its steps through `metarl.training.stepping.Stepping`, which overwrites a state of its own.
 
         Args:
-            state: at the step's entry; left untouched unless `donate`.
+            state: at the step's entry; left untouched.
             batches: by role, and "noise".
             due: names of Updates, decided by the caller.
-            donate: the caller gives `state` away: its tensors are overwritten, and it is returned.
 
         Returns:
             the new state, and metrics as 0-d tensors by `update/metric`.
@@ -410,10 +409,7 @@ class Learner:
         metrics: Metrics = {}
         for stage in self.stages:
             estimates = self.estimates(stage, state, batches, due)
-            if donate:
-                apply_(estimates, state)
-            else:
-                state = applied(estimates, state)
+            state = applied(estimates, state)
             metrics |= metrics_of(estimates)
         return state, metrics
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 import metarl.bilevel
 from benchmarks.exactness import cells, choice, table, transforms
 from benchmarks.readme import with_table
+from metarl.process import settle
 from metarl.training.folder import write_aside
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -23,7 +23,7 @@ TRANSFORMS = Path(metarl.bilevel.__file__).parent / "transforms.json"
 
 def main() -> int:
     """Exit status 1 where an error is out of bounds."""
-    torch.set_num_threads(1)
+    settle()
     found = [cells.measure(cell) for cell in cells.grid()]
     write_aside(PAGE, table.page(found))
     write_aside(CHOICE, with_table(CHOICE.read_text(), choice.table(choice.measure()), "estimators"))

@@ -9,13 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from benchmarks.hypergradients.comparison import Size, measure
 from benchmarks.hypergradients.problems import Problem, actor, cleaning, ridge
 from benchmarks.hypergradients.tables import shown, table
 from benchmarks.readme import with_table
+from metarl.process import settle
 from metarl.training.folder import write_aside, write_json
 
 RESULT = Path(__file__).parents[1] / "results" / "hypergradients.json"
@@ -34,8 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="problems whose name contains this; writes nothing")
     parser.add_argument("--quick", action="store_true", help="a few rounds without compiling; writes nothing")
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    settle()
     size = QUICK if options.quick else Size()
     chosen = [problem for problem in problems() if options.only in problem.name]
     # Compile times are those of a first run, and on one core like everything else.

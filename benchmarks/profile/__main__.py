@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.figures import to_png
 from benchmarks.profile import step
 from benchmarks.profile.page import page
@@ -22,6 +20,7 @@ from benchmarks.profile.picture import picture
 from benchmarks.profile.run import CASES, Case, measure
 from metarl.data.recipes import make_dataset
 from metarl.errors import UserError
+from metarl.process import settle
 from metarl.provenance import environment
 from metarl.training.folder import write_aside, write_json
 
@@ -45,7 +44,7 @@ def tiny(case: Case) -> Case:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 2 for a mistake of the user's."""
     options = _parser().parse_args(arguments)
-    torch.set_num_threads(1)
+    settle()
     try:
         if options.render:
             render(json.loads(options.out.read_text()), options.docs)

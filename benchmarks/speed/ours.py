@@ -15,6 +15,7 @@ from benchmarks.speed.data import EPISODE, columns, repeated
 from benchmarks.speed.worker import Run, cpu_seconds
 from metarl import Learner, Spec
 from metarl.data.transitions import Card, Transitions, pack
+from metarl.process import settle
 from metarl.training.stepping import Mode, Stepping, stacked
 from metarl.training.streams import Streams
 from objectives.gorl import GORL
@@ -94,8 +95,7 @@ def transitions(options: Mapping[str, Any]) -> Transitions:
 def prepare(options: Mapping[str, Any]) -> Prepared:
     """The parts and facts that answer `options["question"]`: step, gorl, flatness, compile or flops."""
     imports = {"imports_cpu_s": cpu_seconds()}
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    settle()
     questions: dict[str, Callable[[Mapping[str, Any]], Prepared]] = {
         "step": _step,
         "gorl": _gorl,

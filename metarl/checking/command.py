@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -21,6 +20,7 @@ from metarl.checking.findings import Finding, Report
 from metarl.checking.small import Plan
 from metarl.component import first_line
 from metarl.errors import ConfigError
+from metarl.process import settle
 
 COLOURS = {"ok": "green", "info": "cyan", "warning": "yellow", "FAILED": "bold red"}
 
@@ -50,7 +50,7 @@ def check(
         raise ConfigError("name one objective, as in `metarl check gorl`, or give --all")
     if everything and settings:
         raise ConfigError("--all takes no settings")
-    torch.set_num_threads(1)
+    settle()
     skip = () if compiled else ("compiles",)
     nodes = (
         [{"name": n} for n in registry.names("metarl.objectives")] if everything else [_node(objective, settings or [])]

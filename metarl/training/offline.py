@@ -13,6 +13,7 @@ from metarl.bilevel import Batches, Metrics, TrainState
 from metarl.bilevel.compiling import has_compiler
 from metarl.config import Experiment
 from metarl.errors import CheckpointError, ConfigError
+from metarl.process import settle
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Policy
 from metarl.training.folder import RunFolder
@@ -42,7 +43,7 @@ def train_stack(
     Raises:
         UserError: bad configuration, data, checkpoint or numbers; nothing that was saved is lost.
     """
-    torch.set_flush_denormal(True)
+    settle()
     setups = [prepare(experiment, seed, beside) for seed in seeds]
     for name in sorted(set(experiment.data) - set(setups[0].data)):
         reporter.say(f"note: {experiment.where}: data.{name} is not used by this algorithm and objective")

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LINEAR = torch.ops.mkldnn._linear_pointwise.default
-"""`(x [M, K], w [N, K], bias [N] or None, "none", [], "") -> [M, N]`: `x w^T + bias`."""
+LINEAR: Any = torch.ops.mkldnn._linear_pointwise.default if torch.backends.mkldnn.is_available() else None
+"""`(x [M, K], w [N, K], bias [N] or None, "none", [], "") -> [M, N]`: `x w^T + bias`, with a bias that is dense in
+memory, which is not checked there."""
 
 _FEWEST = 8  # rows, and terms of a sum, from which oneDNN's cost of a call is earned
-_LEAST = 32**3  # multiplications of such a product
+LEAST = 32**3  # multiplications of such a product
 
 
 def faster_by_onednn(m: int, k: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -24,7 +25,7 @@ def faster_by_onednn(m: int, k: int, n: int, dtype: torch.dtype, device: torch.d
     return (
         min(m, k) >= _FEWEST
         and n > 1
-        and m * k * n >= _LEAST
+        and m * k * n >= LEAST
         and dtype == torch.float32
         and device.type == "cpu"
         and torch.backends.mkldnn.is_available()
@@ -33,16 +34,25 @@ def faster_by_onednn(m: int, k: int, n: int, dtype: torch.dtype, device: torch.d
 
 def affine(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
     """`x w + bias`: x [M, K], w [K, N], bias [N]."""
-    if _plain() and faster_by_onednn(len(x), w.shape[0], w.shape[1], x.dtype, x.device):
+    if (
+        _plain()
+        and faster_by_onednn(len(x), w.shape[0], w.shape[1], x.dtype, x.device)
+        and x.dtype == w.dtype == bias.dtype
+        and x.shape[1:] == w.shape[:1]
+        and bias.shape == w.shape[1:]
+        and bias.is_contiguous()
+    ):
         return _Affine.apply(x, w, bias)
-    return torch.addmm(bias, x, w)
+    return torch.addmm(bias, x, w)  # which says what is wrong with shapes
 
 
 def _plain() -> bool:
-    """Whether this is ordinary eager code: no transform, no recording, no compiler."""
+    """Whether this is ordinary eager code: no transform, no recording, no compiler, no forward mode, no autocast."""
     return (
         torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._len_torch_dispatch_stack() == 0
+        and torch.autograd.forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
 

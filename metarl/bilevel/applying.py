@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState, optimizer_step
 from metarl.bilevel.update import Estimate, Tree, Update
 
+DENSE = torch.contiguous_format
 Estimates = Sequence[tuple[Update, Estimate]]
 
 
@@ -30,18 +31,17 @@ def applied(estimates: Estimates, state: TrainState) -> TrainState:
     return TrainState(tree, opt, flags)
 
 
-def apply_(estimates: Estimates, state: TrainState, stacked: bool = False) -> None:
+def apply_(estimates: Estimates, state: TrainState, owned: Set[int], stacked: bool = False) -> None:
     """The same numbers (to rounding) written over the state's own tensors, which saves memory and its traffic.
 
     Args:
         estimates: of all Updates due in the stage.
         state: overwritten.
+        owned: the state's memory (see `memory`): what an estimate or an optimiser hands on of it is copied first.
         stacked: whether every tensor carries a leading axis of seeds.
     """
-    writes: list[Callable[[], None]] = []
-    for update, estimate in estimates:
-        # What is computed from the entry state comes first: a learned rate may itself move in this stage.
-        writes.append(_write(update, estimate.grads, state, stacked))
+    # What is computed from the entry state comes first: a learned rate may itself move in this stage.
+    writes = [_write(update, estimate.grads, state, owned, stacked) for update, estimate in estimates]
     for write in writes:
         write()
     for update, estimate in estimates:
@@ -49,30 +49,42 @@ def apply_(estimates: Estimates, state: TrainState, stacked: bool = False) -> No
             state.flags[name].copy_(value)
 
 
-def _write(update: Update, grads: Params, state: TrainState, stacked: bool) -> Callable[[], None]:
+def memory(state: TrainState) -> frozenset[int]:
+    """Where the tensors of a state lie."""
+    return frozenset(_address(leaf) for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor))
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _write(update: Update, grads: Params, state: TrainState, owned: Set[int], stacked: bool) -> Callable[[], None]:
     group = update.params
     params, opt = state.tree[group], state.opt[group]
-    overwrite = _overwriting(update.optimizer)
-    if overwrite is not None and next(iter(params.values())).device.type == "cpu":
-        dense = {name: grad if grad.is_contiguous() else grad.contiguous() for name, grad in grads.items()}
-        return partial(overwrite, params, dense, opt)
+    overwrite = update.optimizer.overwrite if isinstance(update.optimizer, Optimizer) else None
+    if overwrite is not None and params and all(p.device.type == "cpu" for p in params.values()):
+        own = {
+            name: grad if grad.is_contiguous() and _address(grad) not in owned else grad.clone(memory_format=DENSE)
+            for name, grad in grads.items()
+        }
+        return partial(overwrite, params, own, opt)
     step = partial(_step, update)
     new = (torch.vmap(step) if stacked else step)(state.tree, opt, grads)
-    return partial(_copy, new, (params, opt))
+    pairs = [
+        (old, value.clone() if _address(value) in owned else value)
+        for old, value in zip(pytree.tree_leaves((params, opt)), pytree.tree_leaves(new), strict=True)
+        if isinstance(old, Tensor) and value is not old
+    ]
+    return partial(_copy, pairs)
 
 
-def _overwriting(optimizer: Any) -> Callable[[Params, Params, Any], None] | None:
-    return optimizer.overwrite if isinstance(optimizer, Optimizer) else None
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    for old, new in pairs:
+        old.copy_(new)
 
 
 def _step(update: Update, tree: Tree, opt: Any, grads: Params) -> tuple[Params, Any]:
     return optimizer_step(update.optimizer_for(tree), tree[update.params], grads, opt)
-
-
-def _copy(source: Any, target: Any) -> None:
-    for new, old in zip(pytree.tree_leaves(source), pytree.tree_leaves(target), strict=True):
-        if isinstance(old, Tensor):
-            old.copy_(new)
 
 
 def _flags(update: Update, estimate: Estimate, flags: dict[str, Tensor]) -> dict[str, Tensor]:

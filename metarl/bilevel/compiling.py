@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from metarl.bilevel.recording import Recording, prepared
-from metarl.bilevel.rewriting import aten
+from metarl.bilevel.rewriting import aten, root
 from metarl.products import LINEAR
 
 OPTIONS: Mapping[str, Any] = {
@@ -38,11 +40,11 @@ def compile_recording(
         donated: input `donated[i]` is overwritten with output `i`; these outputs are not returned.
         options: further settings of torch._inductor.
     """
+    _keep_programs()
     from torch._inductor.lowering import lowerings  # a second of imports that a run without compiling does not need
 
-    _write_back(recording.module, donated)
+    aside, waiting = _write_back(recording.module, donated)
     _for_the_compiler(recording.module)
-    _keep_programs()
     on_gpu = any(example.device.type == "cuda" for example in recording.examples)
     # No Python between kernels: by a C++ wrapper, and on a GPU by a CUDA graph around it all.
     settings = {**OPTIONS, "cpp_wrapper": not on_gpu, **(options or {})}
@@ -51,7 +53,16 @@ def compile_recording(
 
     def run(*inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            return program(*inputs)
+            if not waiting:
+                return program(*inputs)
+            before = aside(*inputs)
+            outputs = list(program(*inputs))
+            for position, value in zip(waiting, before, strict=True):
+                if position < len(donated):
+                    inputs[donated[position]].copy_(value)
+                else:
+                    outputs.insert(position - len(donated), value)
+        return outputs
 
     return run
 
@@ -88,20 +99,38 @@ def as_cuda_graph(program: Callable[..., list[Tensor]], state: Sequence[Tensor],
 
 def has_compiler() -> bool:
     """Whether PyTorch's compiler finds the C++ compiler that it needs on a CPU."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++"))
+    return shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is not None
 
 
-def _write_back(module: fx.GraphModule, donated: Sequence[int]) -> None:
+def _write_back(module: fx.GraphModule, donated: Sequence[int]) -> tuple[fx.GraphModule, list[int]]:
+    """Makes the program overwrite the donated inputs, and takes out the outputs that are (views of) other inputs.
+
+    The compiler would read those after they have been overwritten. Returns what computes them, to be called before the
+    program, and their positions among the outputs.
+    """
     graph = module.graph
     inputs = graph.find_nodes(op="placeholder")
     output = graph.output_node()
     values: list[Any] = list(output.args[0])  # type: ignore[arg-type]
+    passed = [i for i, value in enumerate(values) if isinstance(value, fx.Node) and _passes(value)]
+    unchanged = {i for i in passed if i < len(donated) and values[i].args[0] is inputs[donated[i]]}
+    waiting = [i for i in passed if i not in unchanged]
+    output.args = ([values[i] for i in waiting],)
+    aside = fx.GraphModule(module, copy.deepcopy(graph))
+    aside.graph.eliminate_dead_code()
+    aside.recompile()
     with graph.inserting_before(output):
-        for position, value in zip(donated, values, strict=False):
-            if not (value.target is aten.clone.default and value.args[0] is inputs[position]):  # unchanged
-                graph.call_function(aten.copy_.default, (inputs[position], value))
-    output.args = (values[len(donated) :],)
+        for i, position in enumerate(donated):
+            if i not in passed:
+                graph.call_function(aten.copy_.default, (inputs[position], values[i]))
+    output.args = ([value for i, value in enumerate(values) if i >= len(donated) and i not in passed],)
+    graph.eliminate_dead_code()
     module.recompile()
+    return aside, waiting
+
+
+def _passes(value: fx.Node) -> bool:
+    return value.target is aten.clone.default and root(value.args[0]).op == "placeholder"  # type: ignore[arg-type]
 
 
 def _for_the_compiler(module: fx.GraphModule) -> None:
@@ -135,4 +164,5 @@ def _keep_programs() -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl" / "compiled"
         with suppress(OSError):  # a home that cannot be written: the temporary folder it is
             folder.mkdir(parents=True, exist_ok=True)
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+            if os.access(folder, os.W_OK):
+                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -220,8 +220,8 @@ def _adam_step(
 
 
 def _fused(kernel: Callable, hparams: Mapping[str, Any]) -> Callable[[dict, dict, AdamState], None] | None:
-    """torch.optim's fused step; None where it differs: without eps, where a gradient has always been zero."""
-    if isinstance(hparams["eps"], Tensor) or hparams["eps"] == 0:
+    """torch.optim's fused step; None where it differs: for an eps below `root` of zero, where a gradient is tiny."""
+    if isinstance(hparams["eps"], Tensor) or hparams["eps"] < 1e-16:
         return None
     settings = {"beta1": hparams["b1"], "beta2": hparams["b2"]}
     settings |= {name: hparams[name] for name in ("lr", "weight_decay", "eps")}

@@ -83,8 +83,7 @@ def record(fn: Callable[..., Any], *args: Any, rewrite: bool = True) -> Recordin
         filled = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in given]
         outputs, structure_out = pytree.tree_flatten(fn(*pytree.tree_unflatten(filled, structure)))
         spec.append(structure_out)
-        given_away = {t.untyped_storage()._cdata for t in tensors}  # may be overwritten later
-        return [_apart(out, given_away) if isinstance(out, Tensor) else out for out in outputs]
+        return [out.detach() if isinstance(out, Tensor) else out for out in outputs]
 
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     examples = [mode.from_tensor(leaf.detach()) for leaf in given if isinstance(leaf, Tensor)]
@@ -98,6 +97,7 @@ def record(fn: Callable[..., Any], *args: Any, rewrite: bool = True) -> Recordin
         ) from error
     if rewrite:
         rewriting.rewrite(module)
+    rewriting.own_outputs(module)
     return Recording(module, spec[-1], examples)
 
 
@@ -124,7 +124,3 @@ def prepared(
 def recorded(fn: Callable[..., Any]) -> Callable[..., Any]:
     """`fn` as its list of operations."""
     return prepared(fn, lambda recording: recording.module)
-
-
-def _apart(out: Tensor, storages: set[int]) -> Tensor:
-    return out.detach().clone() if out.untyped_storage()._cdata in storages else out.detach()

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,27 +19,29 @@ from torch import Tensor, fx
 from torch._subclasses import FakeTensor
 from torch.utils import _pytree as pytree
 
-from metarl.products import LINEAR, faster_by_onednn
+from metarl.products import LEAST, LINEAR, faster_by_onednn
 
 aten = torch.ops.aten
-_MM, _BMM, _ADDMM, _BADDBMM = aten.mm.default, aten.bmm.default, aten.addmm.default, aten.baddbmm.default
+_MM, _BMM, _ADDMM = aten.mm.default, aten.bmm.default, aten.addmm.default
 _SAME = (aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default, aten.lift_fresh.default)
 _FEW = 1024  # numbers of a constant that are worth comparing
 _FILLED: dict[Any, float] = {aten.ones_like.default: 1.0, aten.zeros_like.default: 0.0}
 _SHAPES = (aten.view.default, aten._unsafe_view.default, aten.expand.default, aten.permute.default)
 _SCALINGS = (aten.mul.Tensor, aten.mul.Scalar)
+_LONGEST = 16  # stack whose products are taken one by one
 
 
 def rewrite(module: fx.GraphModule) -> None:
     """Rewrites a recording in place."""
     graph = module.graph
-    if not any(_mutates(node) for node in graph.nodes):  # an order that matters is left alone
-        _drop_copies(graph)
-        _share_constants(module)
-        graph.eliminate_dead_code()
-        _share_results(graph)
-        _reassociate(graph)
-        graph.eliminate_dead_code()
+    if any(_mutates(node) for node in graph.nodes):  # an order that matters is left alone
+        return
+    _drop_copies(graph)
+    _share_constants(module)
+    graph.eliminate_dead_code()
+    _share_results(graph)
+    _reassociate(graph)
+    graph.eliminate_dead_code()
     _through_onednn(graph)
     graph.lint()
     module.recompile()
@@ -55,7 +57,9 @@ def _drop_copies(graph: fx.Graph) -> None:
         if node.target in _SAME or (node.target in _SHAPES + _SCALINGS and _changes_nothing(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
-        elif node.target in _FILLED:  # where every gradient starts; made from the loss, it would tell two losses apart
+        elif (
+            node.target in _FILLED and node.meta["val"].is_contiguous()
+        ):  # where every gradient starts; made from the loss, it would tell two losses apart
             value = node.meta["val"]
             with graph.inserting_before(node):
                 kind = {"dtype": value.dtype, "device": value.device}
@@ -71,7 +75,7 @@ def _share_constants(module: fx.GraphModule) -> None:
     for node in module.graph.find_nodes(op="get_attr"):
         value = getattr(module, str(node.target), None)
         if isinstance(value, Tensor) and value.numel() <= _FEW:
-            key = value.shape, value.dtype, value.device, tuple(value.flatten().tolist())
+            key = value.shape, value.stride(), value.dtype, value.device, repr(value.flatten().tolist())
             node.replace_all_uses_with(seen.setdefault(key, node))
 
 
@@ -86,7 +90,8 @@ def _share_results(graph: fx.Graph) -> None:
         if node.op != "call_function" or torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
             continue
         arguments, structure = pytree.tree_flatten((node.args, node.kwargs))
-        key = target, str(structure), tuple((type(value), value) for value in arguments)
+        # repr, since 0.0 equals -0.0
+        key = target, str(structure), tuple((value, repr(value)) for value in arguments)
         first = seen.setdefault(key, node)
         if first is not node:
             node.replace_all_uses_with(first)
@@ -94,17 +99,17 @@ def _share_results(graph: fx.Graph) -> None:
 
 
 def _changes_nothing(node: fx.Node) -> bool:
-    """Whether a node gives its argument's shape and numbers: a view as the same, a product with 1, a permutation."""
+    """Whether a node gives its argument, memory layout included: a view as the same, a product with 1, ..."""
     source: Any = node.args[0]
     if not isinstance(source, fx.Node) or not isinstance(source.meta.get("val"), Tensor):
         return False
     before, after = source.meta["val"], node.meta["val"]
+    if before.shape != after.shape or before.stride() != after.stride() or before.dtype != after.dtype:
+        return False
     if node.target is aten.permute.default:
         order: Any = node.args[1]
         return [d % before.dim() for d in order] == [*range(before.dim())]
-    if node.target in _SCALINGS:
-        return bool(node.args[1] == 1) and before.dtype == after.dtype
-    return bool(before.shape == after.shape)
+    return node.target not in _SCALINGS or bool(node.args[1] == 1)
 
 
 # -- the order of products -------------------------------------------------------------------------------------
@@ -129,9 +134,9 @@ def _reorder(graph: fx.Graph, node: fx.Node) -> None:
     with graph.inserting_before(node):
         if transposed:  # (B C)^T = C^T B^T
             b, c = _transpose(graph, c), _transpose(graph, b)
+        for factor in factors:  # on the inner factor, where it may be what keeps numbers in range
+            b = _call(graph, aten.mul.Tensor, b, factor)
         value = _call(graph, product, _call(graph, product, a, b), c)
-        for factor in factors:
-            value = _call(graph, aten.mul.Tensor, value, factor)
     node.replace_all_uses_with(value)
     graph.erase_node(node)
 
@@ -182,7 +187,7 @@ def _through_onednn(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.target is _ADDMM and not node.kwargs:
             bias, x, w = node.args
-            if isinstance(bias, fx.Node) and bias.meta["val"].dim() == 1:
+            if _plain_bias(bias, node.meta["val"].shape[1:]):
                 _linear(graph, node, x, w, bias)
         elif node.target is _MM:
             _linear(graph, node, *node.args)
@@ -201,10 +206,10 @@ def _linear(graph: fx.Graph, node: fx.Node, x: Any, w: Any, bias: Any = None) ->
 
 
 def _one_by_one(graph: fx.Graph, node: fx.Node, x: Any, w: Any) -> None:
-    """A stack of products on a CPU, where a batched product is slower than its parts, thin ones many times."""
+    """A stack of large products on a CPU, where a batched product is slower than its parts, thin ones many times."""
     value = node.meta["val"]
     (stack, m, n), k = value.shape, x.meta["val"].shape[2]
-    if value.device.type != "cpu":
+    if value.device.type != "cpu" or stack > _LONGEST or m * k * n < LEAST:
         return
     if not faster_by_onednn(m, k, n, value.dtype, value.device):
         with graph.inserting_before(node):
@@ -216,7 +221,7 @@ def _one_by_one(graph: fx.Graph, node: fx.Node, x: Any, w: Any) -> None:
     user = next(iter(node.users))
     if len(node.users) == 1 and user.target is aten.add.Tensor and not user.kwargs:
         other: Any = user.args[0] if user.args[1] is node else user.args[1]
-        if isinstance(other, fx.Node) and other.meta["val"].shape == (stack, 1, n):
+        if _plain_bias(other, (stack, 1, n)):
             chain, bias = [node, user], other
     last = next(iter(chain[-1].users))
     relu = len(chain[-1].users) == 1 and last.target is aten.relu.default
@@ -234,10 +239,48 @@ def _one_by_one(graph: fx.Graph, node: fx.Node, x: Any, w: Any) -> None:
     _replace(graph, chain, new)
 
 
+def _plain_bias(bias: Any, shape: Sequence[int]) -> bool:
+    """Whether a bias lies in memory as oneDNN takes it to lie."""
+    if not isinstance(bias, fx.Node):
+        return False
+    value = bias.meta["val"]
+    return value.shape == tuple(shape) and value.dtype == torch.float32 and bool(value.is_contiguous())
+
+
 def _replace(graph: fx.Graph, chain: list[fx.Node], new: fx.Node) -> None:
     chain[-1].replace_all_uses_with(new)
     for old in reversed(chain):
         graph.erase_node(old)
+
+
+# -- outputs ---------------------------------------------------------------------------------------------------
+
+
+def own_outputs(module: fx.GraphModule) -> None:
+    """Copies outputs that are inputs or constants, or views of them: whoever overwrites those must not change them."""
+    output = module.graph.output_node()
+    values: Any = output.args[0]
+    with module.graph.inserting_before(output):
+        output.args = ([_owned(module.graph, value) for value in values],)
+    module.recompile()
+
+
+def _owned(graph: fx.Graph, value: Any) -> Any:
+    if not isinstance(value, fx.Node) or root(value).op == "call_function":
+        return value
+    copy = graph.call_function(aten.clone.default, (value,))
+    copy.meta["val"] = value.meta.get("val")
+    return copy
+
+
+def root(node: fx.Node) -> fx.Node:
+    """The node whose memory a view looks at."""
+    while node.op == "call_function" and isinstance(node.args[0] if node.args else None, fx.Node):
+        returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+        if not returns or returns[0].alias_info is None or returns[0].alias_info.is_write:
+            break
+        node = node.args[0]  # type: ignore[assignment]
+    return node
 
 
 # -- nodes -----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from metarl.checking.small import Plan, make
 from metarl.checking.watch import peak_memory
 from metarl.checking.where import in_text
 from metarl.learner import Learner
-from metarl.training.stepping import stacked
+from metarl.training.stepping import eager_only, stacked
 
 EQUAL = 1e-10
 SMALL = 1e-4  # a leaf below this is compared absolutely: a solver's residual of 1e-15 is rounding and nothing else
@@ -37,9 +37,8 @@ def _step(learner: Learner, due: frozenset[str]) -> Step:
 
 def compiles(case: Case) -> list[Finding]:
     """The whole step in which the bilevel Updates are due, recorded as the compiler gets it, gives eager's numbers."""
-    for update in case.bilevel:
-        if not getattr(update.gradient, "recordable", True):
-            return [Finding("compiles", "info", f"backend {update.gradient.backend!r} runs eagerly only")]  # type: ignore[attr-defined]
+    if names := eager_only(case.bilevel):
+        return [Finding("compiles", "info", f"the library that {', '.join(names)} goes through runs eagerly only")]
     step = _step(case.learner, case.due)
     state, batches = case.warm(), case.batches()
     expected = step(state, batches)

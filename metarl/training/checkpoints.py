@@ -74,9 +74,13 @@ def load_newest(folder: Path, say: Callable[[str], None]) -> Saved | None:
     return None
 
 
-def steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints that are there, whole or not, the newest first."""
-    return [int(path.name.removeprefix("step-")) for path in _steps(folder)]
+def remove_after(folder: Path, step: int) -> None:
+    """Removes the checkpoints of later steps."""
+    for path in _steps(folder):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    if folder.is_dir():
+        _sync(folder)
 
 
 def load(folder: Path, step: int) -> Saved:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metarl.bilevel import Batches, Metrics, TrainState
+from metarl.bilevel import Batches, Metrics, TrainState, Update
 from metarl.bilevel.compiling import has_compiler
 from metarl.config import Experiment
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, NumericalError
 from metarl.process import settle
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Policy
@@ -20,7 +21,7 @@ from metarl.training.folder import RunFolder
 from metarl.training.progress import Reporter
 from metarl.training.run import Run
 from metarl.training.setup import build_learner, dtype_of, prepare, restore, saved_spec
-from metarl.training.stepping import Stepping, auto, stacked, unstacked
+from metarl.training.stepping import Mode, Stepping, auto, eager_only, stacked, unstacked
 
 
 def train(experiment: Experiment, seed: int, root: Path, reporter: Reporter, beside: Path | None = None) -> Path:
@@ -61,7 +62,7 @@ def train_stack(
                 reporter.say(f"{experiment.name} seed {seed}: {text}")
             else:
                 runs.append(run)
-        for together in _abreast(runs):
+        for together in _abreast(runs, experiment.checkpoint.every or 1, reporter.say) if runs else []:
             _Loop(experiment, together, reporter).go()
     return [folder.path for folder in folders]
 
@@ -89,14 +90,18 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
     return Policy(learner, state.tree, statistics, spec.obs_keys), saved.record["env"], saved.step
 
 
-def _abreast(runs: list[Run]) -> list[list[Run]]:
-    """Runs that go on from the same step: the newest that all of them have, or else stacks of their own."""
-    if not runs:
-        return []
-    common = set.intersection(*(set(run.steps) for run in runs))
-    if len(runs) > 1 and (step := max(common)) > 0:
+def _abreast(runs: list[Run], interval: int, say: Callable[[str], None]) -> list[list[Run]]:
+    """Runs that go on from the same step.
+
+    A kill between the checkpoints of two seeds leaves one of them an interval ahead: it goes back to the step that all
+    have. Seeds that are further apart make stacks of their own.
+    """
+    newest, oldest = max(run.step for run in runs), min(run.step for run in runs)
+    if oldest < newest <= oldest + interval and all(run.has(oldest) for run in runs):
         for run in runs:
-            run.go_back(step)
+            if run.step > oldest:
+                say(f"seed {run.seed} goes back from step {run.step:,} to {oldest:,}, where the other seeds are")
+                run.go_back(oldest)
     by_step: dict[int, list[Run]] = {}
     for run in runs:
         by_step.setdefault(run.step, []).append(run)
@@ -113,21 +118,29 @@ class _Loop:
         seeds = ", ".join(str(run.seed) for run in runs)
         self.title = f"{experiment.name} seed{'s' if self.stack else ''} {seeds}"
         self.pending: Metrics = self._together([run.pending for run in runs])
-        compiler = has_compiler()
-        modes = {"on": "compiled", "off": "eager"}
-        if experiment.compile == "on" and not compiler:
-            raise ConfigError(
-                f"{experiment.where}: compile: on needs a C++ compiler; set CXX, install g++, or use auto"
-            )
-        mode = modes.get(experiment.compile) or auto(self.learner, experiment.steps, compiler)
+        mode = self._mode()
         self.stepping = Stepping(
             self.learner,
             self._together([run.state for run in runs]),
-            mode,  # type: ignore[arg-type]
+            mode,
             stack=self.stack,
             say=reporter.say,
             insist=experiment.compile != "auto",
         )
+
+    def _mode(self) -> Callable[[frozenset[str]], Mode]:
+        where, wanted = self.experiment.where, self.experiment.compile
+        if wanted == "off":
+            return lambda due: "eager"
+        if wanted == "on":
+            if not has_compiler():
+                raise ConfigError(f"{where}: compile: on needs a C++ compiler; set CXX, install g++, or use auto")
+            return lambda due: "compiled"
+        modes = auto(self.learner, self.experiment.steps)
+        if "compiled" in modes.values() and not has_compiler():
+            self.reporter.say("there is no C++ compiler (set CXX, or install g++), so steps are recorded, not compiled")
+            modes = {due: "recorded" if mode == "compiled" else mode for due, mode in modes.items()}
+        return lambda due: modes.get(due, "eager")
 
     def go(self) -> None:
         """Steps to the end."""
@@ -166,12 +179,14 @@ class _Loop:
             self._evaluate()
         if step == self.experiment.steps or step % (self.experiment.checkpoint.every or 1) == 0:
             for run, state, pending in zip(self.runs, self._states(), self._apart(self.pending), strict=True):
-                run.save(state, step, pending)
+                with self._others(run):
+                    run.save(state, step, pending)
         self.reporter.update(step)
 
     def _log(self) -> None:
         for run, state, metrics in zip(self.runs, self._states(), self._apart(self.pending), strict=True):
-            run.log(state, self.step, metrics)
+            with self._others(run):
+                run.log(state, self.step, metrics)
         self.pending = {}
 
     def _evaluate(self) -> None:
@@ -197,17 +212,53 @@ class _Loop:
         state = self.stepping.state
         return [unstacked(state, i) for i in range(self.stack)] if self.stack else [state]
 
+    @contextmanager
+    def _others(self, run: Run) -> Iterator[None]:
+        """Says what becomes of the other seeds of a stack where one of them fails."""
+        try:
+            yield
+        except NumericalError as error:
+            if not self.stack:
+                raise
+            others = ",".join(str(other.seed) for other in self.runs if other is not run)
+            raise NumericalError(f"{error}. The other seeds wait at their last checkpoint: seeds=[{others}]") from error
+
     def _check_alike(self) -> None:
-        """One step of every seed by its own learner, against the stack's: numbers hidden in a loss would differ."""
-        due = self.learner.due(self.step + 1)
-        batches = self._batches(self.step + 1)
-        together = Stepping(self.learner, self.stepping.state, stack=self.stack)(batches, due)
+        """Every estimate of every seed by its own learner, against the stack's: numbers hidden in a loss would differ.
+
+        Raises:
+            ConfigError: they do, or the learner cannot run in a stack.
+        """
+        where, state, step = self.experiment.where, self.stepping.state, self.step + 1
+        updates = list(self.learner.updates.values())
+        if names := eager_only(updates):
+            raise ConfigError(f"{where}: the library that {', '.join(names)} goes through takes no stack; use stack: 1")
+        batches = self._batches(step)
+        try:
+            Stepping(self.learner, state, stack=self.stack)(batches, self.learner.due(step))
+            together = torch.vmap(partial(_judged, updates))(state, batches)
+        except Exception as error:  # whatever vmap cannot do, it raises as it likes
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ConfigError(f"{where}: a step cannot be taken in a stack ({first}); use stack: 1") from error
         for i, run in enumerate(self.runs):
-            alone = Stepping(run.learner, run.state)(unstacked(batches, i), due)
+            alone = _judged(list(run.learner.updates.values()), run.state, unstacked(batches, i))
             for name, value in alone.items():
-                if name.endswith("/loss") and not torch.allclose(value, together[name][i], rtol=1e-3, atol=1e-5):
+                other = together[name][i]
+                # A hypergradient is a difference of large numbers: another rounding shows in it.
+                if value.isfinite().all() and (value - other).abs().max() > 0.05 * value.abs().max() + 1e-7:
                     raise ConfigError(
-                        f"{self.experiment.where}: seed {run.seed} has {name} = {float(value):.6g} by itself and "
-                        f"{float(together[name][i]):.6g} in a stack, so its learner holds numbers drawn from the seed "
-                        "outside its parameter groups; keep them in Learner.tensors, or use stack: 1"
+                        f"{where}: seed {run.seed} by itself has another {name} than in a stack, so its learner holds "
+                        "numbers drawn from the seed outside its parameter groups; keep them in Learner.tensors, or "
+                        "use stack: 1"
                     )
+
+
+def _judged(updates: Sequence[Update], state: TrainState, batches: Batches) -> dict[str, torch.Tensor]:
+    """Losses and gradients of Updates on one state, whatever their schedules."""
+    found: dict[str, torch.Tensor] = {}
+    for update in updates:
+        estimate = update.gradient(update, state, batches)
+        if estimate.loss is not None:
+            found[f"loss of {update.name}"] = estimate.loss.detach()
+        found |= {f"gradient of {update.name} ({name})": g.detach() for name, g in estimate.grads.items()}
+    return found

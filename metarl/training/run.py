@@ -13,7 +13,7 @@ from metarl.bilevel.autodiff import norm
 from metarl.bilevel.state import finite
 from metarl.config import Experiment
 from metarl.envs import make_env
-from metarl.errors import ConfigError, DataError, NumericalError
+from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
 from metarl.provenance import environment
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
@@ -29,8 +29,8 @@ class Run:
     """One seed in its folder.
 
     Attributes:
-        state, step, pending: where the newest checkpoint left it (or `at` a step): what has been trained, the steps
-            taken, and metrics not yet logged.
+        state, step, pending: where its checkpoint left it: what has been trained, the steps taken, and metrics not yet
+            logged.
     """
 
     def __init__(self, experiment: Experiment, seed: int, folder: RunFolder, setup: Setup, reporter: Reporter) -> None:
@@ -39,10 +39,18 @@ class Run:
         self._warned: set[str] = set()
         self._begin(checkpoints.load_newest(folder.checkpoints, reporter.say))
 
+    def has(self, step: int) -> bool:
+        """Whether it could go on from that step."""
+        try:
+            return step in (0, self.step) or bool(checkpoints.load(self.folder.checkpoints, step))
+        except CheckpointError:
+            return False
+
     def go_back(self, step: int) -> None:
-        """Goes on from the checkpoint of an earlier step (see `steps`), or from the start."""
-        if step != self.step:
-            self._begin(checkpoints.load(self.folder.checkpoints, step) if step else None)
+        """Goes on from the checkpoint of an earlier step, or from the start; later ones are removed."""
+        saved = checkpoints.load(self.folder.checkpoints, step) if step else None
+        checkpoints.remove_after(self.folder.checkpoints, step)
+        self._begin(saved)
 
     def _begin(self, saved: checkpoints.Saved | None) -> None:
         self.state, self.step = self.setup.start, 0
@@ -54,11 +62,6 @@ class Run:
             self.state, _, self.pending = restore(self.setup.start, saved, self.folder)
             self.step, self._evaluations = saved.step, saved.record["evaluations"]
             self._sizes = saved.record["sizes"]
-
-    @property
-    def steps(self) -> list[int]:
-        """Steps that it could go on from, the newest first."""
-        return [*(step for step in checkpoints.steps(self.folder.checkpoints) if step <= self.step), 0]
 
     @property
     def complete(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -11,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from metarl.bilevel import Batches, Estimate, Metrics, TrainState, Update
-from metarl.bilevel.applying import Estimates, apply_
+from metarl.bilevel.applying import Estimates, apply_, memory
 from metarl.bilevel.compiling import as_cuda_graph, compile_recording
 from metarl.bilevel.recording import leaves, record, signature
 from metarl.errors import ConfigError
@@ -20,6 +22,8 @@ from metarl.learner import Learner, metrics_of
 Mode = Literal["eager", "recorded", "compiled"]
 Program = Callable[[Batches, list[Tensor]], Metrics]
 
+MOST = 64  # programs that are kept
+_LOOKED = 20_000  # steps whose due sets `auto` counts one by one
 RECORDED_FROM, COMPILED_FROM = 200, 30_000  # steps with one due set from which a mode earns its preparation
 
 
@@ -58,24 +62,47 @@ class Stepping:
         self.state: TrainState = pytree.tree_map_only(
             Tensor, lambda t: t.detach().clone(memory_format=torch.contiguous_format), state
         )
+        self._check()
+        self._owned = memory(self.state)
         self._mode = mode if callable(mode) else lambda due: mode
         self._programs: dict[Any, Program] = {}
 
     def __call__(self, batches: Batches, due: frozenset[str]) -> Metrics:
         """One step: changes `state`, and returns metrics by `update/metric`, 0-d (or [stack]); nothing is read back."""
         inputs = [value for role in batches.values() for value in role.values()]
-        key = due, signature(inputs)
+        names = tuple((role, *columns) for role, columns in batches.items())
+        key = due, names, signature(inputs)
         program = self._programs.get(key)
         if program is None:
-            program = self._programs[key] = self._prepared(self._mode(due), batches, due)
+            if len(self._programs) == MOST:
+                self.say(f"batches came in {MOST} shapes; in further ones steps run eagerly")
+            mode: Mode = self._mode(due) if len(self._programs) < MOST else "eager"
+            program = self._programs[key] = self._prepared(mode, batches, due)
         return program(batches, inputs)
+
+    def _check(self) -> None:
+        """What cannot be overwritten step by step is refused before the first."""
+        for group, opt in self.state.opt.items():
+            for leaf in pytree.tree_leaves(opt):
+                if leaf is not None and not isinstance(leaf, Tensor):
+                    raise ConfigError(
+                        f"the optimiser of group {group!r} keeps {leaf!r} in its state, which would stay as it is; "
+                        "keep counts and the like as 0-d tensors"
+                    )
+        for update in self.learner.updates.values():
+            for name, p in self.state.tree[update.params].items():
+                if not p.is_floating_point():
+                    raise ConfigError(
+                        f"update {update.name!r} moves group {update.params!r}, whose {name!r} is {p.dtype}; an "
+                        "optimiser moves floating-point numbers only, so keep it as such"
+                    )
 
     def _prepared(self, mode: Mode, batches: Batches, due: frozenset[str]) -> Program:
         if mode == "eager":
             return self._eager(batches, due)
         what = f"a step of {', '.join(sorted(due))}"
         try:
-            if libraries := [u.name for u in self._parts(due) if not getattr(u.gradient, "recordable", True)]:
+            if libraries := eager_only(u for stage in self._due_stages(due) for u in stage):
                 raise ConfigError(f"the library that {', '.join(libraries)} goes through runs eagerly only")
             if mode == "recorded":
                 return self._recorded(batches, due)
@@ -85,7 +112,7 @@ class Stepping:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             text = f"{what} cannot be {mode}: {lines[0]}"
             if self.insist:
-                raise ConfigError(f"{text}; set compile: off") from error
+                raise ConfigError(f"{text}; mend that, or run eagerly (compile: off, or --no-compile)") from error
             slower: Mode = "recorded" if mode == "compiled" else "eager"
             self.say(f"{text}; it runs {slower}")
             return self._prepared(slower, batches, due)
@@ -152,14 +179,6 @@ class Stepping:
 
     # -- parts -----------------------------------------------------------------------------------------------
 
-    def _parts(self, due: frozenset[str]) -> list[Update]:
-        """The due Updates and all that they differentiate through."""
-        found, waiting = [], [u for stage in self._due_stages(due) for u in stage]
-        while waiting:
-            found.append(waiting.pop())
-            waiting.extend(found[-1].inners)
-        return found
-
     def _due_stages(self, due: frozenset[str]) -> list[list[Update]]:
         stages = ([u for u in stage if u.name in due] for stage in self.learner.stages)
         return [updates for updates in stages if updates]
@@ -188,7 +207,7 @@ class Stepping:
         with torch.no_grad():
             # A metric may be a parameter itself, which is about to change.
             metrics = {name: value.clone() for name, value in metrics_of(estimates).items()}
-            apply_(estimates, self.state, stacked=bool(self.stack))
+            apply_(estimates, self.state, self._owned, stacked=bool(self.stack))
         return metrics
 
 
@@ -209,6 +228,16 @@ def _estimates(updates: Sequence[Update], values: Sequence[Tensor], names: Names
     ]
 
 
+def eager_only(updates: Iterable[Update]) -> list[str]:
+    """Those Updates, or Updates that they differentiate through, that cannot be recorded."""
+    found, waiting = list[str](), list(updates)
+    while waiting:
+        update = waiting.pop()
+        waiting.extend(update.inners)
+        found += [] if getattr(update.gradient, "recordable", True) else [update.name]
+    return found
+
+
 def stacked(trees: Sequence[Any]) -> Any:
     """Nested structures of tensors, alike, as one with a leading axis of seeds."""
     return pytree.tree_map(lambda *parts: torch.stack(parts) if isinstance(parts[0], Tensor) else parts[0], *trees)
@@ -219,26 +248,23 @@ def unstacked(tree: Any, i: int) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t[i], tree)
 
 
-def auto(learner: Learner, steps: int, compiler: bool) -> Callable[[frozenset[str]], Mode]:
-    """The mode of each due set in a run of so many steps: what is due often is worth preparing.
+def auto(learner: Learner, steps: int) -> dict[frozenset[str], Mode]:
+    """The mode of each set of Updates that is due in a run of so many steps: what is due often is worth preparing.
 
     It looks at the configured number of steps, never at those that are left, so that a resumed run computes as the
     uninterrupted one would have.
     """
-    window, windows = 500, 20
-    starts = range(0, steps, max(1, steps // windows)) if steps > window * windows else range(0, steps, window)
-    seen: dict[frozenset[str], int] = {}
-    looked = 0
-    for start in starts:
-        for step in range(start + 1, min(start + window, steps) + 1):
+    updates = learner.updates.values()
+    ends = {0, steps, *(u.start for u in updates), *(u.stop for u in updates if u.stop is not None)}
+    edges = sorted(end for end in ends if 0 <= end <= steps)
+    period = math.lcm(*(u.every for u in updates))
+    times: dict[frozenset[str], float] = {}
+    for start, stop in itertools.pairwise(edges):  # between two edges it repeats itself with the period
+        looked = min(stop - start, period, _LOOKED)
+        for step in range(start + 1, start + looked + 1):
             due = learner.due(step)
-            seen[due] = seen.get(due, 0) + 1
-            looked += 1
-
-    def mode(due: frozenset[str]) -> Mode:
-        times = seen.get(due, 0) * steps / looked
-        if compiler and times >= COMPILED_FROM:
-            return "compiled"
-        return "recorded" if times >= RECORDED_FROM else "eager"
-
-    return mode
+            times[due] = times.get(due, 0.0) + (stop - start) / looked
+    return {
+        due: "compiled" if round(n) >= COMPILED_FROM else "recorded" if round(n) >= RECORDED_FROM else "eager"
+        for due, n in times.items()
+    }

@@ -48,3 +48,21 @@ def test_transforms_see_the_plain_product():
     x, w, b = numbers((64, 48), (48, 32), (32,))
     grad = torch.func.grad(lambda w: affine(x, w, b).sum())(w)
     torch.testing.assert_close(grad, x.sum(0)[:, None].expand(48, 32), rtol=1e-4, atol=1e-3)
+
+
+def test_a_bias_that_is_not_dense_and_shapes_that_do_not_fit():
+    x, w, b = (value.detach() for value in numbers((64, 48), (48, 32), (64,)))
+    for bias in (b[::2], b[0].expand(32), b[0], b[:1]):
+        torch.testing.assert_close(affine(x, w, bias), torch.addmm(bias, x, w), rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        affine(x, w.t(), b)
+
+
+def test_forward_mode_and_autocast_go_through_pytorch():
+    x, w, b = (value.detach() for value in numbers((64, 48), (48, 32), (32,)))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(w, torch.ones_like(w))
+        tangent = torch.autograd.forward_ad.unpack_dual(affine(x, dual, b)).tangent
+    torch.testing.assert_close(tangent, x.sum(-1, keepdim=True).expand(64, 32), rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert affine(x, w, b).dtype == torch.bfloat16

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch.utils._pytree import tree_map
+from torchopt.base import GradientTransformation
 
 from algorithms.td3_bc import TD3BC
-from metarl import Learner, Polyak, Update, adam, adamw, clip_by_global_norm, cosine_decay, momentum, rmsprop, sgd
+from metarl import (
+    Estimate,
+    Learner,
+    Polyak,
+    Track,
+    Update,
+    adam,
+    adamw,
+    clip_by_global_norm,
+    cosine_decay,
+    momentum,
+    rmsprop,
+    sgd,
+)
+from metarl.bilevel.compiling import has_compiler
 from metarl.bilevel.recording import leaves, record
+from metarl.errors import ConfigError
+from metarl.training import stepping as stepping_module
 from metarl.training.stepping import Stepping, stacked, unstacked
 from objectives.gorl import GORL, GuidingNet
 
@@ -69,10 +89,16 @@ def test_a_hundred_steps_equal_those_of_the_pure_function(gorl, draw, apart, vir
     assert apart(state, before) == 0  # the caller's own is left alone
 
 
+COMPILED = pytest.mark.parametrize(  # two of the four: a compilation takes its time
+    ("virtual", "dtype"),
+    [(None, torch.float64), (sgd(1e-2), torch.float32)],
+    ids=["carried-adam-float64", "sgd-float32"],
+)
+
+
 @pytest.mark.slow
 @COMPILES
-@VIRTUAL
-@DTYPE
+@COMPILED
 def test_a_hundred_compiled_steps_equal_those_of_the_pure_function(gorl, draw, apart, virtual, dtype):
     learner = gorl(virtual)
     state = learner.init(dtype)
@@ -115,8 +141,20 @@ def test_the_whole_step_fused_equals_the_step_as_it_stands(gorl, draw, apart, vi
 
 @VIRTUAL
 @DTYPE
-@pytest.mark.parametrize("mode", ["eager", "recorded", pytest.param("compiled", marks=[pytest.mark.slow, COMPILES])])
+@pytest.mark.parametrize("mode", ["eager", "recorded"])
 def test_stacked_seeds_equal_seeds_alone(gorl, draw, apart, dtype, virtual, mode):
+    check_stacked(gorl, draw, apart, dtype, virtual, mode)
+
+
+@pytest.mark.slow
+@COMPILES
+@COMPILED
+def test_stacked_and_compiled_seeds_equal_seeds_alone(gorl, draw, apart, dtype, virtual):
+    check_stacked(gorl, draw, apart, dtype, virtual, "compiled")
+
+
+def check_stacked(gorl, draw, apart, dtype, virtual, mode):
+    """Three seeds in one program against the pure function of each."""
     learners = [gorl(virtual, seed) for seed in range(3)]
     learner, states = learners[0], [other.init(dtype) for other in learners]
     alone = [reference(learner, s, draw, dtype, offset=1000 * i) for i, s in enumerate(states)]
@@ -206,3 +244,134 @@ def test_gradients_that_are_views_are_not_misread(apart):
         stepping({}, learner.due(1))
         state, _ = learner.step(state, {}, learner.due(1))
     assert apart(stepping.state.tree, state.tree) < 1e-6
+
+
+@COMPILES
+@pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler")
+@pytest.mark.parametrize("stack", [None, 2])
+def test_a_small_step_compiled(apart, stack):
+    """The C++ compiler in earnest, as often as the tests run."""
+    learner = toy(adam(0.1))
+    start = learner.init(torch.float64)
+    stepping = Stepping(learner, stacked([start] * stack) if stack else start, "compiled", stack)
+    state, x = start, torch.ones(7, 2, dtype=torch.float64)
+    for _ in range(3):
+        metrics = stepping({"train": {"x": torch.stack([x] * stack) if stack else x}}, learner.due(1))
+        state, expected = learner.step(state, {"train": {"x": x}}, learner.due(1))
+    ours, metrics = (unstacked(v, 1) if stack else v for v in (stepping.state, metrics))
+    assert apart(ours.tree, state.tree) < 1e-10 and apart(ours.opt, state.opt) < 1e-10
+    assert apart(metrics, expected) < 1e-10
+
+
+class Previous(NamedTuple):
+    """The state of an optimiser that remembers where it was."""
+
+    params: dict
+
+
+def with_memory(lr):
+    """Heavy ball written with positions: its new state is the old parameters themselves."""
+
+    def update(grads, state, *, params=None, inplace=False):
+        return {k: 0.5 * (p - state.params[k]) - lr * grads[k] for k, p in params.items()}, Previous(dict(params))
+
+    return GradientTransformation(lambda params: Previous({k: p.clone() for k, p in params.items()}), update)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A gradient that is another group's parameter (times one)."""
+
+    factor: float | None
+
+    def __call__(self, update, state, batches):
+        other = state.tree["rate"]["lr"]
+        grads = {"w": other if self.factor is None else self.factor * other}
+        return Estimate(None, grads, {"seen": 1.0 * state.tree["rate"]["lr"]})
+
+
+ALIASING = {
+    "optimiser state": Update("net", "net", lambda tree, _: (tree["net"]["w"] - 1).square().sum(), with_memory(0.1)),
+    "gradient": Update("net", "net", None, sgd(0.1), Handed(None)),
+    "gradient times one": Update("net", "net", None, sgd(0.1), Handed(1.0)),
+}
+MODES = pytest.mark.parametrize(
+    "mode", ["eager", "recorded", pytest.param("compiled", marks=[pytest.mark.slow, COMPILES])]
+)
+
+
+@MODES
+@pytest.mark.parametrize("stack", [None, 2])
+@pytest.mark.parametrize("name", ALIASING)
+def test_memory_of_the_state_that_is_handed_on_is_copied_in_time(name, stack, mode, apart):
+    rate = Update("rate", "rate", lambda tree, _: (tree["rate"]["lr"] - 0.3).square(), sgd(0.1))
+    learner = Learner(
+        modules={},
+        tensors={"net": {"w": torch.tensor(0.5)}, "rate": {"lr": torch.tensor(0.05)}},
+        stages=((rate, ALIASING[name]),),
+        act=lambda *_: None,
+    ).ready()
+    state = learner.init(torch.float64)
+    stepping = Stepping(learner, stacked([state] * stack) if stack else state, mode, stack)
+    seen, expected = [], []
+    for _ in range(4):
+        seen.append(stepping({}, learner.due(1)))
+        state, metrics = learner.step(state, {}, learner.due(1))
+        expected.append(metrics)
+    ours, seen = (unstacked(v, 1) if stack else v for v in (stepping.state, seen))
+    assert apart(ours.tree, state.tree) < 1e-12 and apart(ours.opt, state.opt) < 1e-12 and apart(seen, expected) < 1e-12
+
+
+@pytest.mark.parametrize("mode", ["eager", "recorded"])
+def test_columns_are_known_by_name(mode, apart):
+    def loss(tree, batches):
+        return ((tree["net"]["w"] * batches["train"]["x"]).sum() - batches["train"]["y"].sum()).square()
+
+    learner = Learner(
+        modules={},
+        tensors={"net": {"w": torch.tensor([0.5, 1.0])}},
+        stages=((Update("net", "net", loss, sgd(0.1)),),),
+        act=lambda *_: None,
+    ).ready()
+    state = learner.init()
+    stepping = Stepping(learner, state, mode)
+    for names in ("xy", "yx"):
+        batches = {"train": {name: torch.tensor([1.0, 2.0 if name == "x" else -3.0]) for name in names}}
+        stepping(batches, learner.due(1))
+        state, _ = learner.step(state, batches, learner.due(1))
+    assert apart(stepping.state.tree, state.tree) < 1e-6
+
+
+def test_what_cannot_be_overwritten_is_refused():
+    class Counted(NamedTuple):
+        count: int
+
+    counted = GradientTransformation(
+        lambda params: Counted(0), lambda grads, state, *, params=None, inplace=False: (grads, Counted(state.count + 1))
+    )
+
+    def learner(tensor, optimizer):
+        update = Update("net", "net", None, optimizer, Track(lambda tree, _: {"w": tree["net"]["w"] + 1}))
+        return Learner({}, ((update,),), lambda *_: None, tensors={"net": {"w": tensor}}).ready()
+
+    one = learner(torch.ones(()), counted)
+    with pytest.raises(ConfigError, match=r"optimiser of group 'net' keeps 0 in its state.*0-d tensors"):
+        Stepping(one, one.init())
+    two = learner(torch.ones((), dtype=torch.int64), sgd(1.0))
+    with pytest.raises(ConfigError, match=r"update 'net' moves group 'net', whose 'w' is torch.int64"):
+        Stepping(two, two.init())
+
+
+def test_further_shapes_of_batches_run_eagerly_once_many_are_kept(monkeypatch):
+    monkeypatch.setattr(stepping_module, "MOST", 2)
+    said = []
+    learner = toy(sgd(0.1))
+    stepping = Stepping(learner, learner.init(), "recorded", say=said.append)
+    monkeypatch.setattr(
+        stepping,
+        "_recorded",
+        lambda batches, due, real=stepping._recorded: said.append("recorded") or real(batches, due),
+    )
+    for n in (1, 2, 3, 4, 1):
+        stepping({"train": {"x": torch.ones(n, 2)}}, learner.due(1))
+    assert said == ["recorded", "recorded", "batches came in 2 shapes; in further ones steps run eagerly"]

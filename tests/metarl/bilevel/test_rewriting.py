@@ -139,3 +139,88 @@ def test_nan_goes_through_a_layer_and_its_relu(stack):
     layer = lambda x, w, b: torch.relu(torch.addmm(b, x, w))  # noqa: E731
     recording = record(torch.vmap(layer) if stack else layer, x, w, b)
     assert count(recording, LINEAR) and recording(x, w, b)[..., 3, :].isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["expanded", "strided", "column", "one number"])
+@pytest.mark.parametrize("stack", [None, 2])
+def test_a_bias_that_is_not_dense_is_read_rightly(kind, stack):
+    """oneDNN does not look at its strides."""
+    lead = (stack,) if stack else ()
+    x, w = draw((*lead, 64, 48), (*lead, 48, 32), dtype=torch.float32)
+    shape = {"expanded": (*lead,), "strided": (*lead, 64), "column": (*lead, 32, 3), "one number": (*lead, 1)}[kind]
+    (b,) = draw(shape, dtype=torch.float32)
+    view = {
+        "expanded": lambda b: b.expand(32),
+        "strided": lambda b: b[::2],
+        "column": lambda b: b[:, 1],
+        "one number": lambda b: b,
+    }[kind]
+
+    def layer(x, w, b):
+        return torch.addmm(view(b), x, w)
+
+    fn = torch.vmap(layer) if stack else layer
+    torch.testing.assert_close(record(fn, x, w, b)(x, w, b), fn(x, w, b), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [(0, 0, 0), (0, 0, 1), (0, None, None), (0, 0, None)])
+def test_a_bias_mapped_over_another_axis(dims):
+    shapes = [(2, 64, 48), (48, 32) if dims[1] is None else (2, 48, 32), {0: (2, 32), 1: (32, 2), None: (32,)}[dims[2]]]
+    x = draw(*shapes, dtype=torch.float32)
+    fn = torch.vmap(lambda x, w, b: x @ w + b, in_dims=dims)
+    torch.testing.assert_close(record(fn, *x)(*x), fn(*x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_added_to_a_product_is_no_bias():
+    x, w = draw((2, 64, 48), (2, 48, 32), dtype=torch.float32)
+    for mask in (torch.ones(32, dtype=torch.bool), torch.arange(32), torch.ones(32, dtype=torch.float64)):
+        fn = torch.vmap(lambda x, w, mask=mask: x @ w + mask)
+        torch.testing.assert_close(record(fn, x, w)(x, w), fn(x, w), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x: (1.0 * x).reshape(-1, 6),
+        lambda x: (1.0 * x[:1].expand(64, 3)).view(-1),
+        lambda x: torch.zeros_like(x.t().contiguous().t()).t().view(-1) + x.sum(),
+    ],
+    ids=["rows of a wider table", "expanded", "filled"],
+)
+def test_what_changes_the_memory_layout_stays(fn):
+    x = draw((64, 5), dtype=torch.float32)[0][:, :3]
+    torch.testing.assert_close(record(fn, x)(x), fn(x))
+
+
+def test_long_stacks_of_small_products_stay_batched():
+    x, y = draw((256, 1, 8), (256, 8, 1))
+    assert products(record(torch.bmm, x, y)) == [(256, 1, 1)]
+
+
+def test_a_bias_added_after_its_factor_has_been_overwritten():
+    def fn(x, w, b):
+        x = x.clone()
+        y = torch.bmm(x, w)
+        x.mul_(2)
+        return y + b, x
+
+    x = draw((2, 64, 48), (2, 48, 32), (2, 1, 32), dtype=torch.float32)
+    for ours, theirs in zip(record(fn, *x)(*x), fn(*x), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_the_sign_of_zero_is_kept():
+    def fn(x):
+        return 1 / (x * x.new_tensor(0.0)), 1 / (x * x.new_tensor(-0.0)), 1 / (x * 0.0), 1 / (x * -0.0)
+
+    x = torch.ones(())
+    assert [float(v) for v in record(fn, x)(x)] == [float(v) for v in fn(x)] == [float("inf"), float("-inf")] * 2
+
+
+def test_a_factor_that_keeps_numbers_in_range_still_does():
+    a, b, c = draw((8, 8), (8, 2), (2, 8), dtype=torch.float32)
+    a, b, c = a * 1e20, b * 1e20, c * 1e10
+    fn = lambda a, b, c: a @ ((b @ c) * 1e-30)  # noqa: E731
+    recording = record(fn, a, b, c)
+    assert (8, 2) in products(recording)
+    torch.testing.assert_close(recording(a, b, c), fn(a, b, c), rtol=1e-4, atol=1e16)

@@ -152,7 +152,7 @@ def test_a_step_that_does_not_compile(checked):
 def test_a_step_that_need_not_compile(checked):
     only = tuple(n for n in names() if n != "compiles")
     (found,) = checked("OtherBackend", skip=only).findings
-    assert (found.status, found.measured) == ("info", "backend 'torchopt' runs eagerly only")
+    assert (found.status, found.measured) == ("info", "the library that weight goes through runs eagerly only")
 
 
 def test_cost_is_relative_to_the_base_and_over_the_whole_period(checked):

@@ -1,12 +1,13 @@
 """Seeds in one program: folders as of seeds alone, resumed together, and never mixed up."""
 
 import json
+from collections import Counter
 
 import pytest
 import torch
 
 from algorithms.td3_bc import TD3BC
-from metarl import config
+from metarl import Learner, Update, config, sgd
 from metarl.errors import ConfigError, NumericalError
 from metarl.training import checkpoints, offline
 from metarl.training import run as training_run
@@ -90,7 +91,7 @@ def test_nan_names_the_seed(stack, monkeypatch):
         return metrics
 
     monkeypatch.setattr(Stepping, "__call__", step)
-    with pytest.raises(NumericalError, match=r"/1, at or before step 5: .* became NaN"):
+    with pytest.raises(NumericalError, match=r"/1, at or before step 5: .* became NaN.*seeds=\[0,2\]"):
         stack()
 
 
@@ -108,7 +109,9 @@ def test_numbers_hidden_in_a_learner_are_found_out(stack, monkeypatch):
         return type(learner)(**{**vars(learner), "stages": ((scaled,), *learner.stages[1:])})
 
     monkeypatch.setattr(TD3BC, "build", build)
-    with pytest.raises(ConfigError, match=r"seed 1 has critic/loss = .* outside its parameter groups.*stack: 1"):
+    with pytest.raises(
+        ConfigError, match=r"seed 1 by itself has another loss of critic .* outside its parameter groups.*stack: 1"
+    ):
         stack()
 
 
@@ -152,15 +155,21 @@ def test_compile_on_needs_a_compiler_and_auto_does_not(run, monkeypatch):
     monkeypatch.setattr("metarl.training.offline.has_compiler", lambda: False)
     with pytest.raises(ConfigError, match=r"compile: on needs a C\+\+ compiler; set CXX, install g\+\+, or use auto"):
         run("compile=on", root="on")
-    run("compile=auto")
+    said = []
+    listener = Silent()
+    listener.say = said.append
+    monkeypatch.setattr("metarl.training.stepping.RECORDED_FROM", 1)
+    monkeypatch.setattr("metarl.training.stepping.COMPILED_FROM", 1)
+    run("compile=auto", reporter=listener)
+    assert said == ["there is no C++ compiler (set CXX, or install g++), so steps are recorded, not compiled"]
 
 
 def test_auto_prepares_what_is_due_often_enough(yaml):
-    def modes(steps, every, compiler=True):
+    def modes(steps, every):
         experiment = config.load(yaml, [f"steps={steps}", f"objective.every={every}"])
         learner = offline.prepare(experiment, 0).learner
-        mode = auto(learner, steps, compiler)
-        return [mode(learner.due(step)) for step in (1, 2, every)]
+        modes = auto(learner, steps)
+        return [modes[learner.due(step)] for step in (1, 2, every)]
 
     assert modes(300, 2) == ["eager"] * 3
     assert modes(2_000, 2) == ["recorded"] * 3
@@ -168,7 +177,26 @@ def test_auto_prepares_what_is_due_often_enough(yaml):
     assert modes(100_000, 500) == ["compiled", "compiled", "recorded"]
     assert modes(100_000, 1_000) == ["compiled", "compiled", "eager"]
     assert modes(100_000, 100) == ["compiled", "compiled", "recorded"]
-    assert modes(100_000, 2, compiler=False) == ["recorded"] * 3
+    assert modes(1_000_000, 1_000) == ["compiled", "compiled", "recorded"]
+
+
+def test_auto_counts_what_starts_and_stops():
+    def update(name, **schedule):
+        return Update(name, name, lambda tree, _: tree[name]["p"], sgd(0.1), **schedule)
+
+    learner = Learner(
+        modules={},
+        tensors={name: {"p": torch.zeros(())} for name in ("a", "b", "c")},
+        stages=((update("a", every=3),), (update("b", start=1000, stop=46_000),), (update("c", every=7, stop=500),)),
+        act=lambda *_: None,
+    ).ready()
+    modes = auto(learner, 100_000)
+    assert modes[frozenset("b")] == "compiled" == modes[frozenset()]  # 30,000 and 36,000 times
+    assert modes[frozenset("a")] == "recorded" and modes[frozenset("ac")] == "eager"
+    exact = Counter(learner.due(step) for step in range(1, 100_001))
+    assert {
+        due: "compiled" if n >= 30_000 else "recorded" if n >= 200 else "eager" for due, n in exact.items()
+    } == modes
 
 
 def test_what_cannot_be_prepared_is_said_and_runs_slower(run, monkeypatch):
@@ -187,7 +215,7 @@ def test_what_cannot_be_prepared_is_said_and_runs_slower(run, monkeypatch):
     assert rows(run(reporter=listener)) == expected
     refused = [text for text in said if "cannot be compiled: the compiler is on holiday; it runs recorded" in text]
     assert len(refused) == 2  # once for each due set
-    with pytest.raises(ConfigError, match=r"cannot be compiled: the compiler is on holiday; set compile: off"):
+    with pytest.raises(ConfigError, match=r"cannot be compiled: the compiler is on holiday; mend that, or run eagerly"):
         run("compile=on", root="on")
 
 
@@ -196,3 +224,47 @@ def test_steps_through_a_library_stay_eager(run, backend):
     with pytest.raises(ConfigError, match="the library that guiding_network goes through runs eagerly only"):
         run(f"objective.backend={backend}", "compile=on", "steps=4", root="on")
     run(f"objective.backend={backend}", "steps=4")
+
+
+def test_a_stack_goes_back_one_interval_at_most_and_leaves_usable_folders(stack, run):
+    """Seed 0 is far ahead: it keeps its work, and both can go on alone afterwards."""
+    run("steps=60", "checkpoint.keep=10", seed=0, root="stack")
+    run("steps=20", "checkpoint.keep=10", seed=1, root="stack")
+    folders = stack("steps=80", "checkpoint.keep=10", seeds=(0, 1))
+    assert [RunFolder(folder).steps_on_record() for folder in folders] == [80, 80]
+    assert contents(folders[0]) == contents(run("steps=80", "checkpoint.keep=10", seed=0, root="alone"))
+
+
+def test_a_stack_that_went_back_can_be_taken_apart(stack, run, monkeypatch):
+    real = training_run.Run.save
+
+    def save(self, state, step, pending):
+        if step == 40 and self.seed == 1:
+            raise KeyboardInterrupt
+        real(self, state, step, pending)
+
+    def none(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_run.Run, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        stack(seeds=(0, 1))
+    monkeypatch.setattr(training_run.Run, "save", none)
+    with pytest.raises(KeyboardInterrupt):
+        stack(seeds=(0, 1))  # seed 0 goes back to 20, and is stopped before 40 again
+    monkeypatch.undo()
+    for seed in (0, 1):
+        assert RunFolder(run(seed=seed, root="stack")).steps_on_record() == 60
+
+
+def test_a_corrupt_older_checkpoint_makes_two_stacks(stack, run):
+    folder = run("steps=40", seed=0, root="stack")
+    run("steps=20", seed=1, root="stack")
+    (folder / "checkpoint" / "step-000000020" / "state.json").write_text("{")
+    assert [RunFolder(path).steps_on_record() for path in stack(seeds=(0, 1))] == [60, 60]
+
+
+@pytest.mark.parametrize("backend", ["torchopt", "higher"])
+def test_a_library_takes_no_stack(stack, backend):
+    with pytest.raises(ConfigError, match="library that guiding_network goes through takes no stack; use stack: 1"):
+        stack(f"objective.backend={backend}")

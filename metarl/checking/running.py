@@ -20,7 +20,7 @@ from metarl.checking.case import Case, period
 from metarl.checking.findings import Finding
 from metarl.checking.small import Plan, make
 from metarl.checking.watch import peak_memory
-from metarl.checking.where import in_text
+from metarl.checking.where import raised_at
 from metarl.learner import Learner
 from metarl.training.stepping import eager_only, stacked
 
@@ -65,7 +65,7 @@ def stacks(case: Case, other: Case) -> list[Finding]:
 
 def _refused(check: str, what: str, error: Exception) -> Finding:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    where = in_text(str(error))
+    where = raised_at(error.__cause__, inside=True) if error.__cause__ else raised_at(error)
     first = textwrap.shorten(lines[0] if lines else "", 160, placeholder=" ...")
     reason = f"{type(error).__name__}: {first}" + (f" at {where}" if where else "")
     cure = "eager training works all the same; keep to tensor operations, without .item() and if on a tensor"

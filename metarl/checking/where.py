@@ -68,11 +68,10 @@ def _belongs_to_a_mode(frame: FrameType) -> bool:
     return frame.f_code.co_filename in (_HERE + "watch.py", _HERE + "where.py")
 
 
-def raised_at(error: BaseException) -> str:
-    """`file:line` of the innermost user code that an error passed through."""
+def raised_at(error: BaseException, inside: bool = False) -> str:
+    """`file:line` of the innermost user code that an error passed through in a check; `inside` where it began there."""
     found = ""
     trace = error.__traceback__
-    inside = False
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
         inside = inside or file.startswith(_HERE)

@@ -142,7 +142,6 @@ def test_a_step_that_compiles(checked):
     assert found.status == "ok" and "one graph" in found.measured
 
 
-@pytest.mark.slow
 def test_a_step_that_does_not_compile(checked):
     only = tuple(n for n in names() if n != "compiles")
     (found,) = checked("ItemBranch", skip=only).findings

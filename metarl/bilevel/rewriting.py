@@ -36,6 +36,7 @@ def rewrite(module: fx.GraphModule) -> None:
     graph = module.graph
     if any(_mutates(node) for node in graph.nodes):  # an order that matters is left alone
         return
+    _move_constants(module)
     _drop_copies(graph)
     _share_constants(module)
     graph.eliminate_dead_code()
@@ -49,6 +50,23 @@ def rewrite(module: fx.GraphModule) -> None:
 
 def _mutates(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _move_constants(module: fx.GraphModule) -> None:
+    """Makes constants where and as they are needed, once: a loss that writes them down would send them in every step."""
+    made = 0
+    for node in module.graph.find_nodes(op="call_function", target=aten._to_copy.default):
+        source: Any = node.args[0]
+        while source.target in _SAME:
+            source = source.args[0]
+        if source.op == "get_attr":
+            name, made = f"_moved_constant{made}", made + 1
+            module.register_buffer(name, node.target(getattr(module, source.target), **node.kwargs))  # type: ignore[operator]
+            with module.graph.inserting_before(node):
+                new = module.graph.get_attr(name)
+            new.meta["val"] = node.meta["val"]
+            node.replace_all_uses_with(new)
+            module.graph.erase_node(node)
 
 
 def _drop_copies(graph: fx.Graph) -> None:

@@ -224,3 +224,9 @@ def test_a_factor_that_keeps_numbers_in_range_still_does():
     recording = record(fn, a, b, c)
     assert (8, 2) in products(recording)
     torch.testing.assert_close(recording(a, b, c), fn(a, b, c), rtol=1e-4, atol=1e16)
+
+
+def test_constants_are_converted_once():
+    recording = record(lambda x: x * torch.tensor([1, 2]).to(torch.float64), torch.ones(2, dtype=torch.float64))
+    assert count(recording, aten._to_copy.default) == 0
+    assert recording(torch.ones(2, dtype=torch.float64)).tolist() == [1.0, 2.0]

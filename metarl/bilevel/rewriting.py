@@ -53,15 +53,15 @@ def _mutates(node: fx.Node) -> bool:
 
 
 def _move_constants(module: fx.GraphModule) -> None:
-    """Makes constants where and as they are needed, once: a loss that writes them down would send them in every step."""
+    """Makes constants where and as they are needed, once: written down in a loss, they would be sent in every step."""
     made = 0
     for node in module.graph.find_nodes(op="call_function", target=aten._to_copy.default):
         source: Any = node.args[0]
-        while source.target in _SAME:
+        while isinstance(source, fx.Node) and source.target in _SAME:
             source = source.args[0]
-        if source.op == "get_attr":
+        if isinstance(source, fx.Node) and source.op == "get_attr":
             name, made = f"_moved_constant{made}", made + 1
-            module.register_buffer(name, node.target(getattr(module, source.target), **node.kwargs))  # type: ignore[operator]
+            module.register_buffer(name, aten._to_copy.default(getattr(module, str(source.target)), **node.kwargs))
             with module.graph.inserting_before(node):
                 new = module.graph.get_attr(name)
             new.meta["val"] = node.meta["val"]

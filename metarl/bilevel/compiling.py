@@ -7,8 +7,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -40,7 +38,6 @@ def compile_recording(
         donated: input `donated[i]` is overwritten with output `i`; these outputs are not returned.
         options: further settings of torch._inductor.
     """
-    _keep_programs()
     from torch._inductor.lowering import lowerings  # a second of imports that a run without compiling does not need
 
     aside, waiting = _write_back(recording.module, donated)
@@ -156,13 +153,3 @@ def _product(x: Any, *rest: Any) -> Any:
 
     x = ExternKernel.require_contiguous(ExternKernel.realize_input(x))
     return fallback_handler(LINEAR, add_to_fallback_set=False)(x, *rest)
-
-
-def _keep_programs() -> None:
-    """Compiled programs outlive a restart of the machine, where PyTorch would put them into its temporary folder."""
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "metarl" / "compiled"
-        with suppress(OSError):  # a home that cannot be written: the temporary folder it is
-            folder.mkdir(parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK):
-                os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)

@@ -235,7 +235,8 @@ class _Loop:
             raise ConfigError(f"{where}: the library that {', '.join(names)} goes through takes no stack; use stack: 1")
         batches = self._batches(step)
         try:
-            Stepping(self.learner, state, stack=self.stack)(batches, self.learner.due(step))
+            trial = Stepping(self.learner, state, "recorded", stack=self.stack, insist=False)
+            trial(batches, self.learner.due(step))
             together = torch.vmap(partial(_judged, updates))(state, batches)
         except Exception as error:  # whatever vmap cannot do, it raises as it likes
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -30,10 +30,10 @@ RECORDED_FROM, COMPILED_FROM = 200, 30_000  # steps with one due set from which 
 class Stepping:
     """A learner's steps on a state of its own, which they overwrite.
 
-    What is due together is prepared once and kept. `eager` runs the losses' Python in every step, so that prints and
-    breakpoints work. `recorded` runs each stage as a list of operations (`metarl.bilevel.recording`), then the
-    optimisers' one-pass steps. `compiled` is the whole step as one program. All agree to rounding: 1e-10 relative in
-    float64 and 1e-4 in float32 after 100 steps.
+    What is due together is prepared once and kept. `eager` runs the losses' Python in every step, for each seed of a
+    stack in turn, so that prints and breakpoints work. `recorded` runs each stage as a list of operations
+    (`metarl.bilevel.recording`), then the optimisers' one-pass steps. `compiled` is the whole step as one program. All
+    agree to rounding: 1e-10 relative in float64 and 1e-4 in float32 after 100 steps.
 
     Args:
         learner: ready.
@@ -120,16 +120,19 @@ class Stepping:
     # -- the three ways --------------------------------------------------------------------------------------
 
     def _eager(self, batches: Batches, due: frozenset[str]) -> Program:
-        stages = [(updates, self._estimate(updates)) for updates in self._due_stages(due)]
+        stages = self._due_stages(due)
 
-        def run(batches: Batches, inputs: list[Tensor]) -> Metrics:
+        def one(state: TrainState, batches: Batches) -> Metrics:
             metrics: Metrics = {}
-            for updates, estimate in stages:
-                flat = _flatten(estimate(self.state.tree, self.state.opt, batches))
-                metrics |= self._apply(_estimates(updates, *flat))
+            for updates in stages:
+                metrics |= self._apply([(u, u.gradient(u, state, batches)) for u in updates], state, stacked=False)
             return metrics
 
-        return run
+        if not self.stack:
+            return lambda batches, inputs: one(self.state, batches)
+        # In turn: every tensor is one seed's, as its author expects, and vmap would cost more than it saves.
+        states = [unstacked(self.state, i) for i in range(self.stack)]
+        return lambda batches, inputs: stacked([one(state, unstacked(batches, i)) for i, state in enumerate(states)])
 
     def _recorded(self, batches: Batches, due: frozenset[str]) -> Program:
         stages = []
@@ -154,7 +157,7 @@ class Stepping:
             for updates, forward, names, ours, theirs in stages:
                 with torch.no_grad():
                     values = forward(*ours, *[inputs[i] for i in theirs])
-                metrics |= self._apply(_estimates(updates, values, names))
+                metrics |= self._apply(_estimates(updates, values, names), self.state, stacked=bool(self.stack))
             return metrics
 
         return run
@@ -203,11 +206,11 @@ class Stepping:
 
         return torch.vmap(estimate) if self.stack else estimate
 
-    def _apply(self, estimates: Estimates) -> Metrics:
+    def _apply(self, estimates: Estimates, state: TrainState, stacked: bool) -> Metrics:
         with torch.no_grad():
             # A metric may be a parameter itself, which is about to change.
             metrics = {name: value.clone() for name, value in metrics_of(estimates).items()}
-            apply_(estimates, self.state, self._owned, stacked=bool(self.stack))
+            apply_(estimates, state, self._owned, stacked)
         return metrics
 
 

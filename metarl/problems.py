@@ -210,7 +210,7 @@ def projected(
 
 def no_policy(*_: Any) -> NoReturn:
     """The `act` of a learner that meets no environment."""
-    raise NotImplementedError("this learner solves a problem without an environment and has no policy")
+    raise ConfigError("this learner solves a problem without an environment and has no policy to act with")
 
 
 __all__ = ["Bound", "Figures", "Instance", "Problem", "Solution", "no_policy", "outer_loss", "projected", "solve"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def _tensors(tree: Any) -> list[Tensor]:
     return [x for x in pytree.tree_leaves(tree) if isinstance(x, Tensor)]
 
 
-class Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode, ABC):
     """Shows every operation to `look`, and keeps what it noticed in `seen`: (what, file:line)."""
 
     def __init__(self) -> None:
@@ -33,9 +34,9 @@ class Watch(TorchDispatchMode):
         self.look(func, args, kwargs, _tensors(out))
         return out
 
+    @abstractmethod
     def look(self, func: Any, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
         """Notes what is odd about one operation."""
-        raise NotImplementedError
 
     def note(self, what: str, where: str) -> None:
         """Remembers it once."""

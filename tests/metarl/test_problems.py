@@ -259,7 +259,7 @@ def test_a_projected_step_is_the_projection_of_the_step():
 
 
 def test_a_learner_without_a_policy_cannot_act():
-    with pytest.raises(NotImplementedError, match="without an environment"):
+    with pytest.raises(ConfigError, match="without an environment"):
         Shift().build(0).learner.act({}, torch.zeros(1, 1), None, None, True)
 
 

@@ -50,6 +50,8 @@ def test_a_stack_writes_what_its_seeds_write_alone(stack, run):
 
 @pytest.mark.parametrize("saved", [0, 1, 2])
 def test_a_stack_killed_among_its_checkpoints_goes_on_together(stack, monkeypatch, saved):
+    # Recorded, since eager seeds take their steps in turn and would not show whether they are together.
+    monkeypatch.setattr("metarl.training.stepping.RECORDED_FROM", 1)
     whole = [contents(folder) for folder in stack(root="whole")]
     real, seen = training_run.Run.save, []
 
@@ -62,8 +64,11 @@ def test_a_stack_killed_among_its_checkpoints_goes_on_together(stack, monkeypatc
     monkeypatch.setattr(training_run.Run, "save", save)
     with pytest.raises(KeyboardInterrupt):
         stack()
-    monkeypatch.undo()
+    monkeypatch.setattr(training_run.Run, "save", real)
+    together, go = [], offline._Loop.go
+    monkeypatch.setattr(offline._Loop, "go", lambda loop: together.append((loop.stack, loop.step)) or go(loop))
     assert [contents(folder) for folder in stack()] == whole
+    assert together == [(3, 20)]
 
 
 def test_a_complete_seed_is_left_out_and_a_new_one_starts_by_itself(stack, run):
@@ -243,15 +248,15 @@ def test_a_stack_that_went_back_can_be_taken_apart(stack, run, monkeypatch):
             raise KeyboardInterrupt
         real(self, state, step, pending)
 
-    def none(*_):
+    def log(self, state, step, metrics):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(training_run.Run, "save", save)
     with pytest.raises(KeyboardInterrupt):
         stack(seeds=(0, 1))
-    monkeypatch.setattr(training_run.Run, "save", none)
+    monkeypatch.setattr(training_run.Run, "log", log)
     with pytest.raises(KeyboardInterrupt):
-        stack(seeds=(0, 1))  # seed 0 goes back to 20, and is stopped before 40 again
+        stack(seeds=(0, 1))  # seed 0 goes back to 20, and is stopped long before 40
     monkeypatch.undo()
     for seed in (0, 1):
         assert RunFolder(run(seed=seed, root="stack")).steps_on_record() == 60

@@ -88,7 +88,7 @@ class _Plain:
     compile: Literal["auto", "on", "off"] = option(
         "auto", "compile what is due often enough to pay; all of it; or run the losses' Python in every step"
     )
-    stack: int = option(1, "seeds that `metarl train` runs together in one program; a GPU's way")
+    stack: int = option(1, "seeds that run together in one program; a GPU's way")
     log_every: int | None = option(None, "gradient steps between rows of metrics; default: evaluation.every / 5")
     evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
     checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")

@@ -105,12 +105,14 @@ def prepared(
     fn: Callable[..., Any], prepare: Callable[[Recording], Callable[..., Sequence[Any]]]
 ) -> Callable[..., Any]:
     """`fn`, a pure function of nested dicts, tuples and lists of tensors, recorded and prepared once for each set of
-    shapes."""
-    programs: dict[Signature, tuple[Callable[..., Sequence[Any]], pytree.TreeSpec]] = {}
+    names, shapes and constants."""
+    programs: dict[Any, tuple[Callable[..., Sequence[Any]], pytree.TreeSpec]] = {}
 
     def run(*args: Any) -> Any:
-        inputs = leaves(*args)
-        key = signature(inputs)
+        given, structure = pytree.tree_flatten(args)
+        inputs = [leaf for leaf in given if isinstance(leaf, Tensor)]
+        constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in given)
+        key = structure, constants, signature(inputs)
         if key not in programs:
             recording = record(fn, *args)
             programs[key] = prepare(recording), recording.spec

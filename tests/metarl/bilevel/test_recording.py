@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.bilevel.recording import leaves, record
+from metarl.bilevel.recording import leaves, record, recorded
 from metarl.errors import ConfigError
 
 
@@ -52,3 +52,11 @@ def test_outputs_do_not_share_memory_with_inputs():
     x = torch.zeros(3)
     for out in record(lambda x: (x, x.view(3, 1), x[1:], x.detach()), x)(x):
         assert out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def test_a_prepared_function_knows_names_and_constants():
+    fn = recorded(lambda tree, factor: factor * tree["a"] - tree["b"])
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    assert fn({"a": one, "b": two}, 1).item() == -1
+    assert fn({"b": two, "a": one}, 1).item() == -1
+    assert fn({"a": one, "b": two}, 3).item() == 1

@@ -22,7 +22,7 @@ demo: install
 	$(BIN)/metarl report runs/demo
 
 test: install
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow and not browser" -n 2
 
 test-all: install
 	$(BIN)/python -m pytest -n 2

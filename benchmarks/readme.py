@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import report, results
+from benchmarks import results
+from benchmarks.report import page
 from metarl.errors import UserError
 from metarl.training.folder import write_aside
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="the demo's bench folder, runs/demo")
     folder = parser.parse_args(arguments).folder
     try:
-        made = report.write(results.load(folder), folder / "report").parent
+        made = page.write(results.load(folder), folder / "report").parent
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from benchmarks.folder import BenchFolder
+from benchmarks.running.folder import BenchFolder
 from metarl.errors import UserError
 from metarl.training.folder import RunFolder
 

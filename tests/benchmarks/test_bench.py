@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
-from benchmarks import availability, commands, executor, results, suite
-from benchmarks.folder import BenchFolder
-from benchmarks.watch import Lines, failed
+from benchmarks import results
+from benchmarks.running import availability, command, executor, suite
+from benchmarks.running.folder import BenchFolder
+from benchmarks.running.watch import Lines, failed
 
 
 def planned(folder, *overrides):
@@ -60,7 +61,7 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
     before = {job: job.runs[0].result.stat().st_mtime_ns for job in planned(folder) if job.finished}
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "200")
-    commands.bench("own/suite.yaml", dry_run=True)
+    command.bench("own/suite.yaml", dry_run=True)
     states = capsys.readouterr().out.split()
     assert states.count("finished") == 4 and states.count("new") == 2
     printed = metarl(folder, "bench", "own/suite.yaml", "seeds=[0]", "steps=25", expect=1)

@@ -5,7 +5,9 @@ import shutil
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from benchmarks import commands, figures, report, results, tables
+from benchmarks import results
+from benchmarks.report import command, figures, tables
+from benchmarks.report import page as pages
 
 
 class Outline(HTMLParser):
@@ -35,7 +37,7 @@ class Outline(HTMLParser):
 
 def test_report_command_writes_everything(bench, capsys):
     folder, _ = bench
-    commands.report(folder / "runs" / "small", folder / "page")
+    command.report(folder / "runs" / "small", folder / "page")
     printed = " ".join(capsys.readouterr().out.split())
     assert "TD3+BC + GORL" in printed and "No significance is claimed below 3 seeds." in printed
     assert {"index.html", "table.csv", "table.md", "curves.png"} == {f.name for f in (folder / "page").iterdir()}
@@ -44,8 +46,8 @@ def test_report_command_writes_everything(bench, capsys):
 
 def test_the_page_is_whole_in_itself(bench):
     loaded = results.load(bench[0] / "runs" / "small")
-    page = report.page(loaded)
-    outline = Outline(page)
+    html = pages.page(loaded)
+    outline = Outline(html)
     assert (
         outline.tags.count("svg") == 1 + 3 + 1
     )  # learning curve; B over its input, its outputs, its course; hypergradient
@@ -53,24 +55,24 @@ def test_the_page_is_whole_in_itself(bench):
     for name, value in outline.attributes:
         if name in ("src", "href", "xlink:href"):
             assert value.startswith("#"), (name, value)
-    assert not re.findall(r"url\((?!#)", page) and "@import" not in page
+    assert not re.findall(r"url\((?!#)", html) and "@import" not in html
     for cell in loaded.cells[:2]:
         for line in tables.lines(cell):
-            assert line.split("  ")[0].replace("-", "−") in page
+            assert line.split("  ")[0].replace("-", "−") in html
         sha = cell.runs[0].data["train"]["sha256"]
-        assert sha[:12] in page and cell.experiment in page
-    assert "0 of 2 runs finished" in page and "2 of 2 runs unfinished" in page
-    assert "No significance is claimed below 3 seeds." in page and "drawn per seed" in page
-    assert report.page(loaded) == page
+        assert sha[:12] in html and cell.experiment in html
+    assert "0 of 2 runs finished" in html and "2 of 2 runs unfinished" in html
+    assert "No significance is claimed below 3 seeds." in html and "drawn per seed" in html
+    assert pages.page(loaded) == html
 
 
 def test_labels_are_escaped(bench, tmp_path):
     shutil.copytree(bench[0] / "runs" / "small", tmp_path / "small")
     index = tmp_path / "small" / "index.json"
     index.write_text(index.read_text().replace("BC", "<b>$x_1 & y"))
-    page = report.page(results.load(tmp_path / "small"))
-    Outline(page)
-    assert "<b>" not in page and "&lt;b&gt;$x_1 &amp; y" in page
+    html = pages.page(results.load(tmp_path / "small"))
+    Outline(html)
+    assert "<b>" not in html and "&lt;b&gt;$x_1 &amp; y" in html
 
 
 def test_svgs_are_xml_and_do_not_share_names(bench):

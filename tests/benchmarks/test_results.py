@@ -8,7 +8,8 @@ import statistics
 
 import pytest
 
-from benchmarks import results, tables
+from benchmarks import results
+from benchmarks.report import tables
 from benchmarks.results import Evaluation, Run, Spread
 from metarl.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import availability, suite
+from benchmarks.running import availability, suite
 from metarl.component import overlay
 from metarl.errors import ConfigError, DatasetUnavailable
 from metarl.training.folder import RunFolder

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.folder import BenchFolder
-from benchmarks.suite import Suite
-from benchmarks.watch import Watch
+from benchmarks.running.folder import BenchFolder
+from benchmarks.running.suite import Suite
+from benchmarks.running.watch import Watch
 from metarl.training.folder import RunFolder
 
 TAIL = 20  # lines of standard error that a failure keeps

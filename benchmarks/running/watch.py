@@ -14,7 +14,7 @@ from rich.progress import TaskID
 from metarl.training.progress import bar
 
 if TYPE_CHECKING:
-    from benchmarks.executor import Failure, Job
+    from benchmarks.running.executor import Failure, Job
 
 INTERVAL = 10.0  # seconds between lines
 

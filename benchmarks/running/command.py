@@ -1,4 +1,4 @@
-"""`metarl bench` and `metarl report`."""
+"""`metarl bench`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from metarl.errors import ConfigError
 
 if TYPE_CHECKING:
-    from benchmarks.executor import Job
+    from benchmarks.running.executor import Job
 
 console = Console()
 INTERRUPTED = 130  # exit status after Ctrl-C or SIGTERM
@@ -35,10 +35,10 @@ def bench(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and show the plan.")] = False,
 ) -> None:
     """Run a suite of experiments; started again, it skips what is finished."""
-    from benchmarks import availability, executor
-    from benchmarks import suite as suites
-    from benchmarks.folder import BenchFolder
-    from benchmarks.watch import watch
+    from benchmarks.running import availability, executor
+    from benchmarks.running import suite as suites
+    from benchmarks.running.folder import BenchFolder
+    from benchmarks.running.watch import watch
 
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be at least 1, not {jobs}")
@@ -71,24 +71,6 @@ def bench(
             )
             errors.print("\n".join(failure.tail) or "it said nothing", highlight=False, markup=False, soft_wrap=True)
         raise typer.Exit(1)
-
-
-def report(
-    path: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A bench folder or a folder of runs.", show_default=False)
-    ],
-    out: Annotated[Path | None, typer.Option(help="By default DIR/report.", show_default=False)] = None,
-) -> None:
-    """Print the results of a suite and write them as a page."""
-    from benchmarks import report as reports
-    from benchmarks import results, tables
-
-    loaded = results.load(path)
-    page = reports.write(loaded, out or path / "report")
-    console.print(tables.rich_table(loaded), highlight=False)
-    for note in loaded.notes:
-        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"page: {page}", highlight=False, soft_wrap=True)
 
 
 def _show(jobs: Sequence[Job]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.suite import Suite
+from benchmarks.running.suite import Suite
 from metarl.config import to_yaml
 from metarl.errors import UserError
 from metarl.training.folder import write_aside, write_json

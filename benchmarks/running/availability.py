@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from benchmarks.suite import Suite
+from benchmarks.running.suite import Suite
 from metarl import config, data
 from metarl.config import Experiment
 from metarl.data.sources import DataSource

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from benchmarks import figures, tables
+from benchmarks.report import figures, tables
 from benchmarks.results import LAST, Cell, Results
 from metarl import __version__
 from metarl.config import to_yaml

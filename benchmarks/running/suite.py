@@ -18,7 +18,7 @@ from metarl.component import first_line, overlay
 from metarl.config import Experiment
 from metarl.errors import ConfigError, nearest
 
-SHIPPED = Path(__file__).parent / "suites"
+SHIPPED = Path(__file__).parents[1] / "suites"
 KEYS = ("name", "base", "axes", "seeds", "overrides")
 OF_THE_SUITE = ("name", "seeds")  # keys of an experiment that a fragment cannot set
 

@@ -1,0 +1,1 @@
+"""`metarl report`: what a suite found, as tables, pictures and one page."""

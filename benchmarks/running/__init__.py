@@ -1,0 +1,1 @@
+"""`metarl bench`: suites, what can be known before they run, and their execution."""

@@ -61,6 +61,7 @@ class Experiment:
     log_every: int
     evaluation: Evaluation
     checkpoint: Checkpoint
+    watch: tuple[str, ...]
     where: str
     resolved: Mapping[str, Any]
 
@@ -92,6 +93,9 @@ class _Plain:
     log_every: int | None = option(None, "gradient steps between rows of metrics; default: evaluation.every / 5")
     evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
     checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")
+    watch: tuple[str, ...] = option(
+        (), "entries of data that are looked at: the policy's terms on them are logged at every evaluation"
+    )
 
 
 FREE = ("steps", "seeds", "device", "compile", "stack")  # may differ between starts of one run
@@ -208,6 +212,10 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     seeds = tuple(plain["seeds"])
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ConfigError(f"{where}: seeds must be different numbers from 0 up, not {list(seeds)}")
+    watch = tuple(plain["watch"])
+    for name in watch:
+        if name not in data:
+            raise ConfigError(f"{where}: watch names {name!r}, which is no entry of data.{nearest(name, data)}")
     resolved = {
         "name": plain["name"],
         "algorithm": algorithm_plain,
@@ -218,6 +226,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         "log_every": log_every,
         "evaluation": plain["evaluation"],
         "checkpoint": dataclasses.asdict(checkpoint),
+        **({"watch": list(watch)} if watch else {}),
     }
     return Experiment(
         name=plain["name"],
@@ -233,6 +242,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         log_every=log_every,
         evaluation=evaluation,
         checkpoint=checkpoint,
+        watch=watch,
         where=where,
         resolved=resolved,
     )

@@ -47,6 +47,10 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
+    def cost(self) -> Path:
+        return self.path / "cost.json"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoint"
 

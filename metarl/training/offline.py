@@ -151,7 +151,7 @@ class _Loop:
             self.reporter.say(f"{self.title}: going on from step {self.step:,}")
         with ExitStack() as opened:
             for run in self.runs:
-                run.open()
+                run.open(len(self.runs))
                 opened.callback(run.close)
             self.reporter.start(self.title, self.step, total)
             opened.callback(self.reporter.stop)

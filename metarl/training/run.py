@@ -15,7 +15,8 @@ from metarl.config import Experiment
 from metarl.envs import make_env
 from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
 from metarl.provenance import environment
-from metarl.training import checkpoints
+from metarl.training import checkpoints, watching
+from metarl.training.cost import Meter
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
 from metarl.training.folder import RunFolder, write_json
 from metarl.training.progress import Reporter
@@ -73,10 +74,15 @@ class Run:
         """The last evaluation so far."""
         return EpisodeReturns.from_dict(self._evaluations[-1]) if self._evaluations else None
 
-    def open(self) -> None:
-        """Opens files and environments; what was written after the checkpoint is cut off."""
+    def open(self, together: int) -> None:
+        """Opens files and environments; what was written after the checkpoint is cut off.
+
+        Args:
+            together: seeds that share the process.
+        """
         self._recorder = Recorder(self.folder, self.step, self._sizes)
         self._evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
+        self._meter = Meter(self.folder, self.step, together)
 
     def close(self) -> None:
         """Closes files and environments."""
@@ -112,6 +118,9 @@ class Run:
             row, scalars, outputs = examine(probe, state.tree, self.setup.start.tree, batches)
             self._recorder.probe(step, name, row, outputs)
             values |= {f"{name}/output_{key}": value for key, value in scalars.items()}
+        for name, rows in self.setup.watched.items():
+            terms = watching.terms(self.learner, state.tree, rows, batches)
+            values |= {f"watch/{name}/{term}": value for term, value in terms.items()}
         self._recorder.scalars(step, values)
         return result
 
@@ -132,6 +141,7 @@ class Run:
             "evaluations": self._evaluations,
         }
         checkpoints.save(self.folder.checkpoints, step, tensors, record, self.experiment.checkpoint.keep)
+        self._meter.write(step)
 
     def finish(self, step: int) -> None:
         """Writes result.json."""
@@ -144,6 +154,7 @@ class Run:
             "data": {name: d.card.to_dict() for name, d in self.setup.data.items()},
             "evaluations": self._evaluations,
         }
+        self._meter.write(step)
         write_json(self.folder.result, result)
 
     def _check_flags(self, state: TrainState, step: int) -> None:

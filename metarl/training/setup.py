@@ -18,7 +18,7 @@ from metarl.data.fits import check_fits
 from metarl.data.transitions import Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
 from metarl.errors import ConfigError, DataError
-from metarl.learner import Learner, Role, Spec
+from metarl.learner import Learner, Spec
 from metarl.training import checkpoints
 from metarl.training.folder import RunFolder
 from metarl.training.streams import Streams, generator
@@ -35,6 +35,7 @@ class Setup:
     streams: Streams
     statistics: Statistics | None
     start: TrainState
+    watched: dict[str, Transitions]
 
 
 def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
@@ -49,7 +50,11 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     learner = build_learner(experiment, spec, seed)
     loaded = {"train": train_data}
     for name, role in learner.roles.items():
-        loaded |= _load_role(experiment, name, role, seed, beside, loaded)
+        loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)
+    if experiment.watch and learner.policy is None:
+        raise ConfigError(f"{experiment.where}: watch looks at a policy's terms, and this algorithm exposes none")
+    for name in experiment.watch:
+        loaded |= _load_role(experiment, "watch", name, seed, beside, loaded)
     if len(loaded) > 1:
         with make_env(env) as made:
             for name, found in loaded.items():
@@ -63,9 +68,13 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
                 raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
             rows = rows.normalized(statistics[role.statistics])
         by_role[name] = rows.to(dtype=dtype, device=device)
+    watched = {name: loaded[name] for name in experiment.watch}
+    if learner.normalize:
+        watched = {name: rows.normalized(statistics["train"]) for name, rows in watched.items()}
+    watched = {name: rows.to(dtype=dtype, device=device) for name, rows in watched.items()}
     streams = Streams(by_role, learner.roles, learner.noise, seed)
     start = learner.init(dtype, device)
-    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start)
+    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched)
 
 
 def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
@@ -126,35 +135,35 @@ def _load(experiment: Experiment, source: str, seed: int, beside: Path | None) -
 
 def _load_role(
     experiment: Experiment,
-    name: str,
-    role: Role,
+    why: str,
+    source: str,
     seed: int,
     beside: Path | None,
     loaded: Mapping[str, Transitions],
 ) -> dict[str, Transitions]:
-    if role.source in loaded:
+    if source in loaded:
         return {}
-    if role.source not in experiment.data:
+    if source not in experiment.data:
         raise ConfigError(
-            f"{experiment.where}: the experiment needs data.{role.source} (role {name!r}), and has "
+            f"{experiment.where}: the experiment needs data.{source} ({why}), and has "
             f"{', '.join(experiment.data)}; add, for example, "
-            f"'{role.source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
+            f"'{source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
         )
-    found = _load(experiment, role.source, seed, beside)
+    found = _load(experiment, source, seed, beside)
     ours, theirs = loaded["train"].layout, found.layout
     if ours != theirs:
         raise DataError(
-            f"{experiment.where}: data.{role.source} has observations of {theirs.obs_dim} and actions of "
+            f"{experiment.where}: data.{source} has observations of {theirs.obs_dim} and actions of "
             f"{theirs.action_dim} numbers, "
             f"data.train {ours.obs_dim} and {ours.action_dim}; both must come from one environment"
         )
     environments = loaded["train"].card.env_id, found.card.env_id
     if None not in environments and len(set(environments)) > 1:
         raise DataError(
-            f"{experiment.where}: data.{role.source} comes from {environments[1]}, data.train from {environments[0]}; "
+            f"{experiment.where}: data.{source} comes from {environments[1]}, data.train from {environments[0]}; "
             "both must come from one environment"
         )
-    return {role.source: found}
+    return {source: found}
 
 
 def saved_spec(record: Mapping[str, Any]) -> Spec:

@@ -63,7 +63,7 @@ def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], su
     made = make_env(env)
     learner = build_learner(experiment, spec_of(made), seed=0)
     made.close()
-    used = {"train"} | {role.source for role in learner.roles.values()}
+    used = {"train"} | {role.source for role in learner.roles.values()} | set(experiment.watch)
     if absent := sorted(used - set(experiment.data)):
         raise ConfigError(
             f"this algorithm and objective need data.{absent[0]}; add, for example, "

@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("metarl", "torch", "torchopt", "gymnasium", "minari", "numpy")
+PACKAGES = ("metarl", "torch", "torchopt", "gymnasium", "minari", "numpy", "scipy")
 
 
 def environment() -> dict[str, str]:

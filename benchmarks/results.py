@@ -1,33 +1,31 @@
-"""Results: run folders read back, and what is said of them, each number defined once here.
+"""Results: runs, cells and tables, each number that is said of them defined once here.
 
 The score of a run is the mean over its last evaluations (ten, or fewer where there are fewer; never the one before
-the first step) of the mean raw return. A cell is the mean over its finished seeds, with the standard deviation over
-seeds (ddof = 1) beside it.
+the first step) of their success rate where the environment has one, else of the mean raw return. A cell is the mean
+over its finished seeds, with the standard deviation over seeds (ddof = 1) beside it. `load` reads all of it back.
 """
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from numpy.typing import NDArray
 
-from benchmarks.running.folder import BenchFolder
+from metarl.data.scores import Reference, reference
 from metarl.errors import UserError
-from metarl.training.folder import RunFolder
+from metarl.training.cost import Cost
 
 LAST = 10  # evaluations that a score averages
 
+Measure = Literal["success", "return"]
+
 
 class ResultError(UserError):
-    """A run folder whose files cannot be read."""
+    """A run folder or a results file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +35,12 @@ class Evaluation:
     Attributes:
         step: gradient steps taken before it.
         mean: of its episodes' raw undiscounted returns.
+        success: share of its episodes that reached their goal; None where there is none to reach.
     """
 
     step: int
     mean: float
+    success: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Run:
     """One seed of one experiment, as its folder tells.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies; of a run read from a file, `<experiment>/<seed>`.
         seed: of the run.
         steps: gradient steps on record.
         finished: whether result.json records all that its configuration asks for.
@@ -64,8 +64,12 @@ class Run:
         scalars: metrics.csv by metric.
         probes: rows of probes.jsonl by probe, in the order of steps.
         data: dataset cards by role; empty until the run has finished once.
-        environment: versions and machine of the last start; empty until the run has finished once.
+        environment: versions, machine and commit of the last start; empty until the run has finished once.
         config: resolved.
+        planned: gradient steps that it should reach.
+        env: the Gymnasium id that it is evaluated in; None where that is not known yet.
+        cost: None where it is not on record.
+        failure: the tail of its log, where its last attempt failed.
     """
 
     folder: Path
@@ -78,6 +82,10 @@ class Run:
     data: Mapping[str, Mapping[str, Any]]
     environment: Mapping[str, str]
     config: Mapping[str, Any]
+    planned: int = 0
+    env: str | None = None
+    cost: Cost | None = None
+    failure: str | None = None
 
     @property
     def trained(self) -> tuple[Evaluation, ...]:
@@ -85,15 +93,56 @@ class Run:
         return tuple(e for e in self.evaluations if e.step > 0)
 
     @property
+    def measure(self) -> Measure:
+        """What is scored: success rates where every evaluation has one, else returns."""
+        return "success" if self.evaluations and all(e.success is not None for e in self.evaluations) else "return"
+
+    def values(self, measure: Measure) -> tuple[float, ...]:
+        """That measure of every evaluation after step 0."""
+        if measure == "return":
+            return tuple(e.mean for e in self.trained)
+        return tuple(e.success for e in self.trained if e.success is not None)
+
+    @property
+    def last_evaluations(self) -> tuple[float, ...]:
+        """The values that the score averages: the last min(10, all) after step 0."""
+        return self.values(self.measure)[-LAST:]
+
+    @property
     def score(self) -> float | None:
-        """Mean over the last min(10, all) evaluations after step 0; None where there is none."""
-        means = [e.mean for e in self.trained[-LAST:]]
-        return float(np.mean(means)) if means else None
+        """The mean of `last_evaluations`; None where there is none."""
+        return self.score_of(self.measure)
+
+    def score_of(self, measure: Measure) -> float | None:
+        """The score, were it that measure's."""
+        last = self.values(measure)[-LAST:]
+        return float(np.mean(last)) if last else None
 
     @property
     def best(self) -> float | None:
         """The largest evaluation after step 0: optimistic, since it is chosen on the evaluations themselves."""
-        return max((e.mean for e in self.trained), default=None)
+        return max(self.values(self.measure), default=None)
+
+    @property
+    def reference(self) -> Reference | None:
+        """The returns that normalise the score; None for success rates, and where the environment has none."""
+        return self.reference_of(self.measure)
+
+    def reference_of(self, measure: Measure) -> Reference | None:
+        """The reference, were it that measure's."""
+        return reference(self.env) if self.env is not None and measure == "return" else None
+
+    @property
+    def normalized(self) -> float | None:
+        """In percent: 100 (score - low) / (high - low), or 100 times a success rate; None without references."""
+        return self.normalized_of(self.measure)
+
+    def normalized_of(self, measure: Measure) -> float | None:
+        """The normalised score, were it that measure's."""
+        score, scale = self.score_of(measure), self.reference_of(measure)
+        if score is None or measure == "success":
+            return None if score is None else 100 * score
+        return None if scale is None else scale.normalized(score)
 
 
 @dataclass(frozen=True)
@@ -122,6 +171,8 @@ class Cell:
         seeds: that were planned.
         steps: that were planned.
         runs: that exist, by seed.
+        labels: of every axis.
+        failed: by seed, the tail of the log of runs whose last attempt failed, those without a folder included.
         config: resolved; None where nothing has started.
     """
 
@@ -131,6 +182,8 @@ class Cell:
     seeds: tuple[int, ...]
     steps: int
     runs: tuple[Run, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -142,14 +195,83 @@ class Cell:
         return tuple(run for run in self.runs if run.finished)
 
     @property
+    def scored(self) -> tuple[Run, ...]:
+        """Finished runs with an evaluation after step 0, in the order of `scores`."""
+        return tuple(run for run in self.finished if run.score is not None)
+
+    @property
+    def measure(self) -> Measure:
+        """What is scored: success rates where every run has them throughout, else returns."""
+        runs = self.scored or self.runs
+        return "success" if runs and all(run.measure == "success" for run in runs) else "return"
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """The scores [n] of the finished seeds."""
+        return np.array([run.score_of(self.measure) for run in self.scored], np.float64)
+
+    @property
+    def normalized(self) -> NDArray[np.float64] | None:
+        """The normalised scores [n] in percent; None without references, and of no run."""
+        values = [run.normalized_of(self.measure) for run in self.scored]
+        return np.array(values, np.float64) if values and None not in values else None
+
+    @property
+    def reference(self) -> Reference | None:
+        """The returns that normalise its scores."""
+        return self.scored[0].reference_of(self.measure) if self.scored else None
+
+    @property
+    def last_evaluations(self) -> NDArray[np.float64]:
+        """The evaluations [n, k] that the scores average; k is that of the seed with fewest."""
+        values = [run.values(self.measure)[-LAST:] for run in self.scored]
+        k = min(map(len, values), default=0)
+        return np.array([last[len(last) - k :] for last in values], np.float64).reshape(len(values), k)
+
+    @property
     def last(self) -> Spread | None:
         """The score, over finished seeds."""
-        return Spread.of([run.score for run in self.finished if run.score is not None])
+        return Spread.of(self.scores.tolist())
 
     @property
     def best(self) -> Spread | None:
         """The best evaluation of each seed, over finished seeds."""
-        return Spread.of([run.best for run in self.finished if run.best is not None])
+        return Spread.of([max(run.values(self.measure)) for run in self.scored])
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """A combination of labels that the suite leaves out.
+
+    Attributes:
+        labels: by axis.
+        reason: the suite's.
+        row, column: where it would stand in the table.
+    """
+
+    labels: Mapping[str, str]
+    reason: str
+    row: str = ""
+    column: str = ""
+
+
+class Failure(NamedTuple):
+    """A run whose last attempt failed.
+
+    Attributes:
+        cell: that it belongs to.
+        run: as far as it came; its seed where it left no folder.
+        text: the tail of its log.
+    """
+
+    cell: Cell
+    run: Run | int
+    text: str
+
+    @property
+    def seed(self) -> int:
+        """Of the run."""
+        return self.run if isinstance(self.run, int) else self.run.seed
 
 
 @dataclass(frozen=True)
@@ -162,6 +284,8 @@ class Results:
         rows, columns: labels in order.
         cells: in the order of the plan.
         notes: what a reader must know: unfinished or unreadable runs, unlike lengths.
+        axes: labels by axis, in the order of the plan.
+        excluded: combinations that the suite leaves out, each with its reason.
     """
 
     name: str
@@ -171,6 +295,8 @@ class Results:
     columns: tuple[str, ...]
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = field(default=())
+    axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    excluded: tuple[Excluded, ...] = field(default=())
 
     @property
     def environments(self) -> tuple[Mapping[str, str], ...]:
@@ -178,9 +304,22 @@ class Results:
         runs = [run for cell in self.cells for run in cell.finished]
         return tuple({tuple(run.environment.items()): run.environment for run in runs}.values())
 
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Runs whose last attempt failed."""
+        found = []
+        for cell in self.cells:
+            runs = {run.seed: run for run in cell.runs}
+            found += [Failure(cell, runs.get(seed, seed), text) for seed, text in cell.failed.items()]
+        return tuple(found)
+
     def at(self, row: str, column: str) -> Cell | None:
         """The cell of a row and a column."""
         return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+
+    def excluded_at(self, row: str, column: str) -> Excluded | None:
+        """What the suite leaves out at a row and a column."""
+        return next((one for one in self.excluded if (one.row, one.column) == (row, column)), None)
 
     @property
     def finished(self) -> int:
@@ -193,181 +332,20 @@ class Results:
         return min((len(cell.finished) for cell in self.cells), default=0)
 
 
-# -- reading ---------------------------------------------------------------------------------------------------
+def logged_evaluations(scalars: Mapping[str, Series]) -> tuple[Evaluation, ...]:
+    """The evaluations that the logged scalars tell of."""
+    returns, success = (scalars.get(f"evaluation/{what}", Series((), ())) for what in ("return", "success"))
+    rates = dict(zip(success.steps, success.values, strict=True))
+    pairs = zip(returns.steps, returns.values, strict=True)
+    return tuple(Evaluation(step, mean, rates.get(step)) for step, mean in pairs)
 
 
 def load(path: Path) -> Results:
-    """The results in a bench folder, a folder of runs, or one run's folder.
+    """The results in a bench folder, a folder of runs, one run's folder, or a file that `tidy.write` wrote.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or the file cannot be read.
     """
-    if not path.is_dir():
-        raise UserError(f"there is no folder {path}; name a bench folder such as runs/demo")
-    bench = BenchFolder(path)
-    results = _of_bench(bench) if bench.index.is_file() else _of_folder(path)
-    if not any(cell.runs for cell in results.cells):
-        raise UserError(f"{path} holds no run yet; start some with `metarl bench` or `metarl train`")
-    return results
+    from benchmarks import reading  # it builds what stands above
 
-
-def read_run(path: Path, steps: int | None = None) -> Run:
-    """One run's folder; `steps` is what it should reach, by default what its config.yaml says.
-
-    Raises:
-        ResultError: a file is missing or unreadable; names it.
-    """
-    folder = RunFolder(path)
-    config = _yaml(folder.config)
-    scalars = _scalars(folder.metrics)
-    result = _json(folder.result) if folder.result.is_file() else None
-    if result is not None:
-        try:
-            taken, data, environment = int(result["steps"]), dict(result["data"]), dict(result["environment"])
-            evaluations = tuple(Evaluation(int(e["step"]), float(np.mean(e["returns"]))) for e in result["evaluations"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ResultError(f"{folder.result} is not a run's result ({error!r}); train the run again") from error
-    else:
-        returns = scalars.get("evaluation/return", Series((), ()))
-        evaluations = tuple(Evaluation(*pair) for pair in zip(returns.steps, returns.values, strict=True))
-        taken, data = max((series.steps[-1] for series in scalars.values()), default=0), {}
-        environment = {}
-    planned = int(config["steps"]) if steps is None else steps
-    return Run(
-        folder=path,
-        seed=folder.seed,
-        steps=taken,
-        finished=result is not None and taken >= planned,
-        evaluations=evaluations,
-        scalars=scalars,
-        probes=_probes(folder.probes),
-        data=data,
-        environment=environment,
-        config=config,
-    )
-
-
-def _of_bench(bench: BenchFolder) -> Results:
-    index = bench.read_index()
-    axes: Mapping[str, Sequence[str]] = index["axes"]
-    column_axis = "dataset" if "dataset" in axes and len(axes) > 1 else (list(axes)[-1] if len(axes) > 1 else None)
-    row_axes = [axis for axis in axes if axis != column_axis]
-    notes: list[str] = []
-    cells = []
-    for entry in index["cells"]:
-        labels = entry["labels"]
-        row = " · ".join(labels[axis] for axis in row_axes)
-        column = labels[column_axis] if column_axis else "return"
-        seeds = tuple(index["seeds"])
-        folders = [bench.path / entry["experiment"] / str(seed) for seed in seeds]
-        runs = tuple(_readable(folders, entry["steps"], notes))
-        cells.append(Cell(row, column, entry["experiment"], seeds, entry["steps"], runs))
-    titles = (" · ".join(row_axes), column_axis or "")
-    return _results(index["name"], titles, cells, notes)
-
-
-def _of_folder(path: Path) -> Results:
-    found = sorted(file.parent for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}config.yaml"))
-    notes: list[str] = []
-    by_experiment: dict[str, list[Run]] = {}
-    for run in _readable([folder for folder in found if folder.name.isdigit()], None, notes):
-        by_experiment.setdefault(run.folder.parent.name, []).append(run)
-    labels = {name: (_method(runs[0].config), _dataset(runs[0].config)) for name, runs in by_experiment.items()}
-    cells = []
-    for name, runs in by_experiment.items():
-        row, column = labels[name]
-        unique = list(labels.values()).count(labels[name]) == 1
-        seeds = tuple(run.seed for run in runs)
-        steps = max(int(run.config["steps"]) for run in runs)
-        cells.append(Cell(row if unique else name, column, name, seeds, steps, tuple(runs)))
-    return _results(path.resolve().name, ("method", "dataset"), cells, notes)
-
-
-def _results(
-    name: str,
-    titles: tuple[str, str],
-    cells: Sequence[Cell],
-    notes: list[str],
-) -> Results:
-    for cell in cells:
-        missing = len(cell.seeds) - len(cell.finished)
-        title = f"{cell.row}, {cell.column}"
-        if missing:
-            reached = max((run.steps for run in cell.runs if not run.finished), default=0)
-            notes.append(f"{title}: {missing} of {len(cell.seeds)} runs unfinished, the furthest at step {reached:,}")
-        if len({run.steps for run in cell.finished}) > 1:
-            lengths = ", ".join(f"{run.steps:,}" for run in cell.finished)
-            notes.append(f"{title}: runs of unlike lengths are averaged ({lengths} steps)")
-    rows, columns = (tuple(dict.fromkeys(getattr(cell, side) for cell in cells)) for side in ("row", "column"))
-    return Results(name, *titles, rows, columns, tuple(cells), tuple(notes))
-
-
-def _readable(folders: Sequence[Path], steps: int | None, notes: list[str]) -> Iterator[Run]:
-    """The runs that exist; one that cannot be read becomes a note."""
-    for folder in folders:
-        if not (folder / "config.yaml").is_file():
-            continue
-        try:
-            yield read_run(folder, steps)
-        except ResultError as error:
-            notes.append(str(error))
-
-
-def _method(config: Mapping[str, Any]) -> str:
-    names = [config["algorithm"]["name"], *(objective["name"] for objective in config["objective"])]
-    return " + ".join(names)
-
-
-def _dataset(config: Mapping[str, Any]) -> str:
-    source = config["data"]["train"]
-    return str(source.get("recipe") or source.get("minari") or "data")
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
-        raise ResultError(f"{path} is not readable ({type(error).__name__}); move the run away") from error
-    if not isinstance(value, dict) or not {"algorithm", "objective", "data", "steps"} <= set(value):
-        raise ResultError(f"{path} is not a run's configuration; move the run away")
-    return value  # type: ignore[return-value]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{path} is not readable ({error}); train the run again") from error
-    if not isinstance(value, dict):
-        raise ResultError(f"{path} is not a run's result; train the run again")
-    return value
-
-
-def _scalars(path: Path) -> dict[str, Series]:
-    if not path.is_file():
-        return {}
-    columns: dict[str, tuple[list[int], list[float]]] = {}
-    with path.open(newline="") as file:
-        for line in file:
-            try:
-                step, metric, value = next(csv.reader([line]))
-                pair = int(step), float(value)
-            except (ValueError, csv.Error):  # the head; the last line of a run that is being written
-                continue
-            steps, values = columns.setdefault(metric, ([], []))
-            steps.append(pair[0])
-            values.append(pair[1])
-    return {metric: Series(tuple(steps), tuple(values)) for metric, (steps, values) in columns.items()}
-
-
-def _probes(path: Path) -> dict[str, tuple[Mapping[str, Any], ...]]:
-    if not path.is_file():
-        return {}
-    by_name: dict[str, list[Mapping[str, Any]]] = {}
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-            by_name.setdefault(row["probe"], []).append(row)
-        except (ValueError, KeyError):  # the last line of a run that is being written
-            continue
-    return {name: tuple(rows) for name, rows in by_name.items()}
+    return reading.load(path)

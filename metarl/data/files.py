@@ -37,6 +37,8 @@ KEYS = {
     "timeouts": "truncated",
 }
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+D4RL = "~/.d4rl/datasets"  # where D4RL's own package keeps what it downloads
+D4RL_URL = "http://rail.eecs.berkeley.edu/datasets/offline_rl/gym_mujoco_v2"
 SUFFIXES = (".npz", ".hdf5", ".h5")
 ABOUT = "metarl"  # the key of a JSON text about where an exported file's rows come from; no other program needs it
 
@@ -47,7 +49,7 @@ def load_file(name: str, env: str | None = None, *, folder: Path | None = None) 
     """The packed transitions of a file.
 
     Args:
-        name: its path, relative to `folder`; the card's dataset_id.
+        name: its path, relative to `folder`, or from `~`; the card's dataset_id.
         env: Gymnasium id of the environment; None takes the one that an export of metarl records, if any.
         folder: where the YAML file lies.
 
@@ -139,10 +141,12 @@ def find(name: str, folder: Path | None = None) -> Path:
     Raises:
         DatasetUnavailable: there is none.
     """
-    path = (folder or Path()) / name
+    named = Path(name).expanduser()
+    path = (folder or Path()) / named
     if not path.is_file():
-        where = f" in {folder}, to which paths are relative" if folder and not Path(name).is_absolute() else ""
-        raise DatasetUnavailable(f"there is no file {name!r}{where}.")
+        where = f" in {folder}, to which paths are relative" if folder and not named.is_absolute() else ""
+        d4rl = f" D4RL publishes it; run: wget -P {D4RL} {D4RL_URL}/{named.name}" if name.startswith(D4RL) else ""
+        raise DatasetUnavailable(f"there is no file {name!r}{where}.{d4rl}")
     return path
 
 

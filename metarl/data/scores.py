@@ -1,7 +1,8 @@
-"""D4RL's reference scores: a return as a share of the way from a random to an expert policy, in percent.
+"""Normalised scores: a return as a share of the way from a random to an expert policy, in percent.
 
 normalised = 100 (return - low) / (high - low), with D4RL's references (Fu et al., 2020; d4rl/infos.py), one pair for
-each environment and shared by its datasets. The return itself always stands beside it.
+each environment and shared by its datasets, and with metarl's own where the data is made by its recipes. Mazes that
+are judged by success need none: a rate lies between 0 and 1. The return itself always stands beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 _D4RL = "d4rl/infos.py"
+_MADE = "mean returns of `metarl data make {}/random {}/expert --size 100000`, seeds 0 to 16"
 _V5 = "references were measured in D4RL's version 2 of the environment"
 
 
@@ -20,13 +22,20 @@ class Reference:
     Attributes:
         low, high: undiscounted returns, to which 0 and 100 correspond.
         source: where they come from.
-        note: how the environment differs from the one they were measured in; empty where it does not.
+        note: how the environment differs from the one they were measured in, or what the two policies are; empty
+            where there is nothing to say.
+        whose: who gave them, and so the name of the score.
     """
 
     low: float
     high: float
     source: str = _D4RL
     note: str = ""
+    whose: str = "D4RL"
+
+    def normalized(self, value: float) -> float:
+        """100 (value - low) / (high - low)."""
+        return 100 * (value - self.low) / (self.high - self.low)
 
 
 @dataclass(frozen=True)
@@ -41,13 +50,19 @@ class Score:
         if self.normalized is None or self.reference is None:
             return f"{self.raw:,.1f}"
         note = f"; {self.reference.note}" if self.reference.note else ""
-        return f"{self.raw:,.1f} (D4RL score {self.normalized:,.1f}{note})"
+        return f"{self.raw:,.1f} ({self.reference.whose} score {self.normalized:,.1f}{note})"
+
+
+def _made(recipe: str, low: float, high: float, episodes: str) -> Reference:
+    """metarl's own: the recipe's levels, to the digits that the standard errors support."""
+    source = f"{_MADE.format(recipe, recipe)}: {episodes}"
+    return Reference(low, high, source, f"0 is {recipe}/random, 100 is {recipe}/expert", "metarl")
 
 
 _HALFCHEETAH, _HOPPER = (-280.178953, 12135.0), (-20.272305, 3234.3)
 _WALKER2D, _ANT = (1.629008, 4592.3), (-325.6, 3879.7)
 
-# (environment, version) -> references: D4RL's names first, then Gymnasium's for the same robots.
+# (environment, version) -> references: D4RL's names first, then Gymnasium's for the same robots, then metarl's own.
 REFERENCES: dict[tuple[str, int], Reference] = {
     **{("halfcheetah", v): Reference(*_HALFCHEETAH) for v in (0, 1, 2)},
     **{("hopper", v): Reference(*_HOPPER) for v in (0, 1, 2)},
@@ -67,6 +82,10 @@ REFERENCES: dict[tuple[str, int], Reference] = {
     ("Hopper", 5): Reference(*_HOPPER, note=f"{_V5}; random returns about +18 in v5 (89 episodes), not -20"),
     ("Walker2d", 5): Reference(*_WALKER2D, note=f"{_V5}; random returns about 1.4 in v5 (93 episodes), as there"),
     ("Ant", 5): Reference(*_ANT, note=f"{_V5}; v5 observes 105 numbers and counts contact forces"),
+    ("Pendulum", 1): _made("pendulum", -1227.0, -150.0, "8,500 episodes each, standard errors 3.1 and 1.0"),
+    ("InvertedPendulum", 5): _made(
+        "inverted_pendulum", 5.07, 1000.0, "280,276 and 1,700 episodes, standard errors 0.007 and 0"
+    ),
 }
 _LEVELS = r"random|medium|expert|medium-replay|medium-expert|full-replay|human|cloned|complete|partial|mixed"
 _MAZES = r"(?:umaze|medium|large)(?:-diverse|-play)?"
@@ -95,5 +114,4 @@ def reference(env_id: str) -> Reference | None:
 def normalized(env_id: str | None, raw: float) -> Score:
     """A return beside its normalised score, which is None where the environment has no references."""
     found = reference(env_id) if env_id is not None else None
-    share = 100 * (raw - found.low) / (found.high - found.low) if found else None
-    return Score(raw, share, found)
+    return Score(raw, found.normalized(raw) if found else None, found)

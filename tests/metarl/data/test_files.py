@@ -177,3 +177,13 @@ def test_a_folder_that_takes_no_cache_is_no_failure_and_is_told_once(save, colum
     assert torch.equal(*rows) and len(reads) == 2
     assert caplog.text.count("cannot be written (Read-only file system); the data is read anew each time") == 1
     assert [path.name for path in folder.iterdir() if path.is_file()] == ["rows.hdf5"]
+
+
+def test_a_path_from_home_is_found_and_a_d4rl_file_that_is_not_there_says_where_it_comes_from(
+    save, columns, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save("rows.npz", columns)
+    assert len(load_file("~/rows.npz", folder=tmp_path / "elsewhere")) == 6
+    with pytest.raises(DatasetUnavailable, match=r"run: wget -P ~/\.d4rl/datasets http.*/hopper_medium-v2\.hdf5$"):
+        load_file("~/.d4rl/datasets/hopper_medium-v2.hdf5", env="Hopper-v5")

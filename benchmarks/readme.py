@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     readme, docs = Path("README.md"), Path("docs")
     write_aside(readme, with_table(readme.read_text(), (made / "table.md").read_text()))
     shutil.copy(made / "table.csv", docs / "demo.csv")
-    shutil.copy(made / "curves.png", docs / "demo.png")
+    shutil.copy(made / "figures" / "curves.png", docs / "demo.png")
     return 0
 
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.drawing import to_png
 from benchmarks.profile import step
 from benchmarks.profile.page import page
 from benchmarks.profile.picture import picture
 from benchmarks.profile.run import CASES, Case, measure
-from benchmarks.report.figures import to_png
 from metarl.data.recipes import make_dataset
 from metarl.errors import UserError
 from metarl.process import settle

@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.drawing import INK, PALETTE, STYLE
 from benchmarks.profile.shares import GROUPS, grouped, whole
-from benchmarks.report.figures import INK, PALETTE, STYLE
 
 ROOM = 0.045  # of a bar, below which a share is not written into it
 COLOURS = (PALETTE[1], PALETTE[4], PALETTE[2], PALETTE[5], PALETTE[3], PALETTE[0], PALETTE[6], PALETTE[7])

@@ -1,9 +1,9 @@
-"""The report: one self-contained HTML page, and the table and curves beside it as files."""
+"""The report: one self-contained HTML page, and beside it its tables, figures and results as files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +11,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from benchmarks.report import figures, tables
-from benchmarks.results import LAST, Cell, Results
+from benchmarks import tidy
+from benchmarks.colours import themed, variables
+from benchmarks.report import aggregate, curves, facts, heat, learned, tables
+from benchmarks.report.looks import looks
+from benchmarks.report.picture import Picture, slug
+from benchmarks.report.scores import ENOUGH, FOREMOST, MANY, grid
+from benchmarks.results import Results
+from benchmarks.statistics import Interval
 from metarl import __version__
 from metarl.config import to_yaml
 from metarl.errors import UserError
 from metarl.training.folder import write_aside
 
 TEMPLATES = Path(__file__).parent / "templates"
-SHA = 12  # hex digits shown
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure in the page.
-
-    Attributes:
-        title: above it.
-        svg: the figure.
-        text: below it.
-    """
-
-    title: str
-    svg: Markup
-    text: str = ""
+OPEN, SHOWN = 4, 60  # learned functions whose pictures a page shows at once, more are folded; and that it shows at all
 
 
 @dataclass(frozen=True)
@@ -52,20 +43,54 @@ class Learned:
     pictures: tuple[Picture, ...]
 
 
-def write(results: Results, out: Path) -> Path:
-    """Writes index.html, table.csv, table.md and curves.png into `out`, and returns the page's path.
+@dataclass(frozen=True)
+class Together:
+    """What several runs say together.
+
+    Attributes:
+        found: the scores.
+        intervals: interquartile means by row, the best first.
+        pictures: profiles and intervals.
+    """
+
+    found: aggregate.Aggregate
+    intervals: Mapping[str, Interval]
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The page and its figures."""
+
+    html: str
+    pictures: tuple[Picture, ...]
+
+
+def write(results: Results, out: Path, parquet: bool = True) -> Path:
+    """Writes index.html, table.{csv,md,tex}, figures/ and results.parquet into `out`, and returns the page's path.
+
+    Args:
+        results: what to report.
+        out: a folder; made where it is missing.
+        parquet: whether results.parquet is wanted.
 
     Raises:
         UserError: `out` cannot be written.
     """
+    made = build(results)
+    overview = curves.learning_curves(results)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "figures").mkdir(parents=True, exist_ok=True)
         write_aside(out / "table.csv", tables.csv_text(results))
         write_aside(out / "table.md", tables.markdown(results))
-        curves = figures.learning_curves(results)
-        if curves is not None:
-            (out / "curves.png").write_bytes(figures.to_png(curves))
-        write_aside(out / "index.html", page(results))
+        write_aside(out / "table.tex", tables.latex(results))
+        if parquet:
+            tidy.write(results, out / "results.parquet")
+        for picture in made.pictures:
+            picture.write(out / "figures")
+        if overview is not None:
+            Picture("curves", "Learning curves", overview, f"Learning curves of {results.name}").write(out / "figures")
+        write_aside(out / "index.html", made.html)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}); choose another folder with --out") from error
     return out / "index.html"
@@ -73,6 +98,71 @@ def write(results: Results, out: Path) -> Path:
 
 def page(results: Results) -> str:
     """The page as HTML."""
+    return build(results).html
+
+
+def build(results: Results) -> Page:
+    """The page with its figures."""
+    curved = [
+        replace(picture, text=_averaged(curves.averaged(results, picture.title)))
+        for picture in _by_column(results, curves.learning_curve, "curves", "Score over steps on {}, a line per method")
+    ]
+    functions = list(_learned(results))
+    slow = _by_column(results, curves.hypergradients, "hypergradient", "Norm of the hypergradient over steps on {}")
+    watched = list(_watched(results))
+    heats = list(_heats(results))
+    together = _together(results)
+    better = _improvement(results)
+    pictures = [
+        *curved,
+        *(together.pictures if together else ()),
+        *([better] if better else ()),
+        *heats,
+        *(picture for item in functions for picture in item.pictures),
+        *watched,
+        *slow,
+    ]
+    look_of = looks(results.rows)
+    scores, normalized, best = grid(results), grid(results, "normalized"), grid(results, "best")
+    html = render(
+        "report.html",
+        pictures,
+        title=results.name,
+        looks=look_of,
+        results=results,
+        lead=facts.lead(results),
+        few=tables.FEW if scores.few or not scores.scores else "",
+        enough=ENOUGH,
+        head=list(facts.head(results)),
+        provenance=list(facts.provenance(results)),
+        scores=scores,
+        normalized=normalized if normalized.scores else None,
+        best=best,
+        captions={one.kind: tables.caption(one) for one in (scores, normalized, best)},
+        curves=curved,
+        many=len(results.rows) > MANY,
+        foremost=FOREMOST,
+        banded=all(len(cell.runs) >= ENOUGH for cell in results.cells if cell.runs),
+        together=together,
+        better=better,
+        pairs=[(column, found) for column in results.columns if (found := aggregate.pairs(results, column))],
+        heats=heats,
+        learned=functions,
+        folded=len(functions) > OPEN,
+        shown=SHOWN,
+        watched=watched,
+        hypergradients=slow,
+        moved={row: look for row, look in look_of.items() if row in curves.moved(results)},
+        references=list(facts.references(results)),
+        costs=facts.costs(results),
+        differences=facts.differences(results),
+        configs=[(facts.title(c), c.experiment, to_yaml(c.config)) for c in results.cells if c.config],
+    )
+    return Page(html, tuple(pictures))
+
+
+def render(template: str, pictures: Iterable[Picture], title: str, **values: Any) -> str:
+    """A page of the report: `template` with the colours that its figures and keys use."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -80,101 +170,113 @@ def page(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html").render(
-        results=results,
-        lead=_lead(results),
-        colours=figures.colours(results),
-        lines=tables.lines,
-        few=tables.FEW if results.fewest < 3 else "",
-        last=LAST,
-        provenance=list(_provenance(results)),
-        curves=_by_column(results, figures.learning_curve),
-        learned=list(_learned(results)),
-        hypergradients=_by_column(results, figures.hypergradients),
-        configs=[(f"{c.row}, {c.column}", c.experiment, to_yaml(c.config)) for c in results.cells if c.config],
-        version=__version__,
-    )
+    environment.filters.update(minus=_minus, themed=_themed, p=_p)
+    keys = "".join(themed(look.colour) for look in values.get("looks", {}).values())
+    light, dark = variables("".join(picture.svg for picture in pictures) + keys)
+    return environment.get_template(template).render(title=title, light=light, dark=dark, version=__version__, **values)
 
 
-def _lead(results: Results) -> str:
-    """`3 methods × 1 dataset, 6 finished runs`."""
-    grid = _count(len(results.rows), results.row_title or "row")
-    if results.column_title:
-        grid += f" × {_count(len(results.columns), results.column_title)}"
-    return f"{grid}, {_count(results.finished, 'finished run')}"
+# -- parts -----------------------------------------------------------------------------------------------------
 
 
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}" + ("" if n == 1 else "s")
-
-
-def _by_column(results: Results, draw: Callable[[Results, str], Figure | None]) -> list[Picture]:
+def _by_column(results: Results, draw: Callable[[Results, str], Figure | None], name: str, alt: str) -> list[Picture]:
     drawn = ((column, draw(results, column)) for column in results.columns)
-    return [Picture(column, Markup(figures.to_svg(figure))) for column, figure in drawn if figure is not None]
+    return [
+        Picture(slug(name, column), column, figure, alt.format(column))
+        for column, figure in drawn
+        if figure is not None
+    ]
 
 
 def _learned(results: Results) -> Iterator[Learned]:
-    colour = figures.colours(results)
+    look = looks(results.rows)
+    drawings = (
+        ("input", "Over its input", learned.probe_curve, ""),
+        ("outputs", "Its outputs", learned.probe_histogram, ""),
+        ("course", "Over training", learned.probe_course, "One line per seed; the band is the spread over a batch."),
+    )
     for cell in results.cells:
         for name in dict.fromkeys(name for run in cell.runs for name in run.probes):
-            drawn = (
-                ("Over its input", figures.probe_curve, ""),
-                ("Its outputs", figures.probe_histogram, ""),
-                ("Over training", figures.probe_course, "One line per seed; the band is the spread over a batch."),
-            )
-            pictures = [(title, draw(cell, name, colour[cell.row]), text) for title, draw, text in drawn]
-            yield Learned(
-                f"{cell.row}, {cell.column}: {name.replace('_', ' ')}",
-                _summary(cell, name),
-                tuple(Picture(t, Markup(figures.to_svg(f)), x) for t, f, x in pictures if f is not None),
-            )
+            what = f"{facts.title(cell)}: {name.replace('_', ' ')}"
+            pictures = []
+            for short, title, draw, text in drawings:
+                figure = draw(cell, name, look[cell.row].colour)
+                if figure is not None:
+                    file = slug("learned", cell.row, cell.column, name, short)
+                    pictures.append(Picture(file, title, figure, f"{what}, {title.lower()}", text))
+            yield Learned(what, learned.summary(cell, name), tuple(pictures))
 
 
-def _summary(cell: Cell, name: str) -> str:
-    ends = [(run.probes[name][0], run.probes[name][-1], run.seed) for run in cell.runs if run.probes.get(name)]
-    what = ends[0][0]["output_name"]
-    seeds = "; ".join(
-        f"seed {seed}: {first['mean']:.3g} to {last['mean']:.3g}, moved by {last['moved']:.3g}"
-        for first, last, seed in ends
+def _watched(results: Results) -> Iterator[Picture]:
+    for term, batches in curves.watched(results).items():
+        for column in results.columns:
+            figure = curves.watch_curve(results, column, term, batches)
+            if figure is not None:
+                what = term.replace("_", " ")
+                alt = f"{what} over gradient steps on {column}, a panel a batch"
+                yield Picture(slug("watch", term, column), f"{what}, {column}", figure, alt)
+
+
+def _heats(results: Results) -> Iterator[Picture]:
+    for column in results.columns:
+        for name, found in heat.over_axes(results, column):
+            title = ", ".join(filter(None, (column if results.column_title else "", name))) or "score"
+            down, across = found.title
+            alt = f"Mean score by {down} and {across}: {title}"
+            yield Picture(slug("axes", column, name), title, heat.heat_map(found), alt)
+
+
+def _together(results: Results) -> Together | None:
+    found = aggregate.aggregate(results)
+    if found is None:
+        return None
+    made = aggregate.intervals(found)
+    drawn = (
+        Picture(
+            "profiles",
+            "Performance profiles",
+            aggregate.profiles(found, results.rows),
+            "Share of runs above every score, a line per method",
+            "The higher a line, the more of its runs reach a score."
+            + (" Bands: 95 % intervals." if len(found.scores) <= aggregate.BANDS else ""),
+        ),
+        Picture(
+            "iqm",
+            "Interquartile means",
+            aggregate.forest(made, results.rows, found.unit),
+            "Interquartile mean with its interval per method",
+            "Mean of the middle half of all runs, with its 95 % interval (bootstrap, stratified by dataset). "
+            "Grey: that of the best.",
+        ),
     )
-    return (
-        f"Mean {what} over a batch from start to end, and the mean distance of its outputs from those that the "
-        f"initial function gives on the same inputs: {seeds}."
+    order = sorted(made, key=lambda row: -made[row].value)
+    return Together(found, {row: made[row] for row in order}, drawn)
+
+
+def _improvement(results: Results) -> Picture | None:
+    drawn = aggregate.improvement(results)
+    if drawn is None:
+        return None
+    figure, columns = drawn
+    text = (
+        f"How often a run of one method beats a run of another, averaged over {facts.count(len(columns), 'dataset')}."
     )
+    return Picture("improvement", "Probability of improvement", figure, "Probability of improvement by pair", text)
 
 
-def _provenance(results: Results) -> Iterator[tuple[str, str]]:
-    """(what, value) lines of the page's head."""
-    seeds = sorted({seed for cell in results.cells for seed in cell.seeds})
-    counts = sorted({len(cell.finished) for cell in results.cells})
-    finished = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    yield "seeds", f"{', '.join(map(str, seeds))} ({finished} finished per cell)"
-    steps = sorted({cell.steps for cell in results.cells})
-    yield "gradient steps", " and ".join(f"{step:,}" for step in steps)
-    episodes = sorted({_evaluation(c.config) for c in results.cells if c.config})
-    yield "evaluation", "; ".join(episodes)
-    yield from _datasets(results)
-    for environment in results.environments:
-        machine = environment.get("machine", "")
-        versions = ", ".join(f"{name} {version}" for name, version in environment.items() if name != "machine")
-        yield "made with", f"{versions}; {machine}"
+def _averaged(k: int) -> str:
+    return "" if k == 1 else f"Each point averages {k} consecutive evaluations."
 
 
-def _evaluation(config: Mapping[str, Any]) -> str:
-    evaluation = config["evaluation"]
-    return f"{evaluation['episodes']} episodes every {evaluation['every']:,} steps"
+def _minus(text: object) -> str:
+    """A true minus before digits."""
+    return str(text).replace("-", "−")
 
 
-def _datasets(results: Results) -> Iterator[tuple[str, str]]:
-    """One line a role: every dataset with its digest; a draw by seed gives each seed its own."""
-    cards = [(role, card) for cell in results.cells for run in cell.runs for role, card in run.data.items()]
-    for role in dict.fromkeys(role for role, _ in cards):
-        shas: dict[str, dict[str, None]] = {}
-        for card in (card for name, card in cards if name == role):
-            drawn = card.get("figures", {}).get("drawn")
-            text = card["dataset_id"] + (f" ({drawn})" if drawn else "")
-            shas.setdefault(text, {})[card["sha256"][:SHA]] = None
-        lines = []
-        for text, (first, *others) in shas.items():
-            lines.append(f"{text}, sha256 {first}" + (f" and {len(others)} more, drawn per seed" if others else ""))
-        yield f"data, {role}", "; ".join(lines)
+def _themed(colour: str) -> Markup:
+    return Markup(themed(colour))
+
+
+def _p(value: float) -> str:
+    """A p value: two digits, or below which it lies."""
+    return "–" if value != value else ("< 0.001" if value < 0.001 else f"{value:.3f}")

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from benchmarks.drawing import to_png
 from benchmarks.readme import with_table
-from benchmarks.report.figures import to_png
 from benchmarks.speed import experiments
 from benchmarks.speed.contestants import LABELS, Rivals, contestants
 from benchmarks.speed.page import page

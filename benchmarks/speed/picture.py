@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from benchmarks.report.figures import FAINT, PALETTE, STYLE
+from benchmarks.drawing import FAINT, PALETTE, STYLE
 from benchmarks.speed.contestants import FLOORS, LABELS, TEXTBOOK
 from benchmarks.speed.derived import speed
 

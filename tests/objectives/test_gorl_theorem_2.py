@@ -1,4 +1,4 @@
-"""GORL's Theorem 2: the guiding gradient of n tuples tends to its mean. The rate is right, the printed constant is not."""
+"""GORL's Theorem 2: the guiding gradient of n tuples tends to its mean. The rate is right, the printed bound is not."""
 
 import math
 

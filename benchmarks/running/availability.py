@@ -2,62 +2,86 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 
-from benchmarks.running.suite import Suite
+from benchmarks.running.suite import Cell, Suite
 from metarl import config, data
 from metarl.config import Experiment
 from metarl.data.sources import DataSource
-from metarl.data.transitions import Transitions
+from metarl.data.transitions import Card
 from metarl.envs import env_spec, make_env, spec_of
-from metarl.errors import ConfigError, DatasetUnavailable, UserError
+from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError
 from metarl.training.setup import build_learner
 
 
 def fitted(suite: Suite) -> Suite:
     """The suite with only the data that each cell's learner reads, so that an unused guide changes no run's hash.
 
-    Loads every dataset once and builds every cell's learner.
+    Loads every dataset once, one at a time, and builds every cell's learner.
 
     Raises:
         DatasetUnavailable: one error with the commands that make all the missing datasets.
         UserError: a cell whose parts do not fit together; names the suite and the cell.
     """
-    loaded = _load(suite)
+    cards = _Cards(suite)
     cells = []
     for cell in suite.cells:
         try:
-            cells.append(replace(cell, experiment=_fitted(cell.experiment, loaded, suite)))
-        except UserError as error:
+            cells.append(replace(cell, experiment=_fitted(cell.experiment, cards, suite)))
+        except DatasetUnavailable as error:
+            cards.missing[_command(str(error))] = None
+        except DataError as error:
             raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
+        except UserError as error:
+            raise type(error)(f"{suite.path} ({cell.title}): {error}. {_advice(cell)}") from error
+    if cards.missing:
+        commands = " && ".join(cards.missing)
+        raise DatasetUnavailable(f"{suite.path}: some data is not on this machine; get it with: {commands}")
     return replace(suite, cells=tuple(cells))
 
 
-def _load(suite: Suite) -> dict[DataSource, Transitions]:
-    loaded: dict[DataSource, Transitions] = {}
-    missing: dict[str, None] = {}
-    for cell in suite.cells:
-        for role, source in cell.experiment.data.items():
-            if source in loaded:
-                continue
+class _Cards:
+    """What is known of every dataset that has been loaded; the data itself is not kept."""
+
+    def __init__(self, suite: Suite) -> None:
+        self.folder = suite.path.parent
+        self.missing: dict[str, None] = {}
+        self._known: dict[DataSource, Card | DatasetUnavailable] = {}
+
+    def __call__(self, experiment: Experiment, role: str) -> Card:
+        """The card of the dataset of a role; raises DatasetUnavailable."""
+        source = experiment.data[role]
+        if source not in self._known:
             try:
-                loaded[source] = data.load(source, torch.Generator(), role, folder=suite.path.parent)
+                self._known[source] = data.load(source, torch.Generator(), role, folder=self.folder).card
             except DatasetUnavailable as error:
-                missing[_command(str(error))] = None
-            except UserError as error:
-                raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
-    if missing:
-        raise DatasetUnavailable(f"{suite.path}: some data is not on this machine; get it with: {' && '.join(missing)}")
-    return loaded
+                self._known[source] = error
+        known = self._known[source]
+        if isinstance(known, DatasetUnavailable):
+            raise known
+        return known
+
+    def note_missing(self, experiment: Experiment, roles: Iterable[str]) -> None:
+        """Remembers which of the datasets have to be made."""
+        for role in roles:
+            try:
+                self(experiment, role)
+            except DatasetUnavailable as error:
+                self.missing[_command(str(error))] = None
 
 
-def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], suite: Suite) -> Experiment:
-    train = loaded[experiment.data["train"]]
-    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train.card.env_spec
+def _fitted(experiment: Experiment, cards: _Cards, suite: Suite) -> Experiment:
+    try:
+        train = cards(experiment, "train")
+    except DatasetUnavailable:  # without it there is no learner to say which of the others it reads
+        cards.note_missing(experiment, experiment.data)
+        raise
+    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train.env_spec
     if env is None:
         raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
     made = make_env(env)
@@ -69,8 +93,14 @@ def _fitted(experiment: Experiment, loaded: Mapping[DataSource, Transitions], su
             f"this algorithm and objective need data.{absent[0]}; add, for example, "
             f"'{absent[0]}: {{recipe: pendulum/expert, tuples: 200}}' under data"
         )
+    cards.note_missing(experiment, sorted(used))
     kept = {role: source for role, source in experiment.resolved["data"].items() if role in used}
     return config.build({**experiment.resolved, "data": kept}, str(suite.path), suite.path.parent)
+
+
+def _advice(cell: Cell) -> str:
+    labels = json.dumps(dict(cell.labels), ensure_ascii=False)
+    return f"Where this pair cannot work, leave it out: exclude: [{{labels: {labels}, reason: ...}}]"
 
 
 def _command(text: str) -> str:

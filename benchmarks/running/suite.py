@@ -1,10 +1,9 @@
-"""Suites: a base experiment and axes of fragments; their product, built and checked before anything runs."""
+"""Suites: a base experiment and axes of changes; their product, built and checked before anything runs."""
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +12,25 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from benchmarks.running.axes import (
+    OF_THE_SUITE,
+    Change,
+    Excluded,
+    check_keys,
+    mapping,
+    product,
+    read_axes,
+    read_exclude,
+    slugged,
+)
 from metarl import config
 from metarl.component import first_line, overlay
 from metarl.config import Experiment
 from metarl.errors import ConfigError, nearest
 
 SHIPPED = Path(__file__).parents[1] / "suites"
-KEYS = ("name", "base", "axes", "seeds", "overrides")
-OF_THE_SUITE = ("name", "seeds")  # keys of an experiment that a fragment cannot set
+KEYS = ("name", "base", "axes", "seeds", "overrides", "exclude", "small")
+OF_SMALL = ("base", "axes", "seeds", "exclude")
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,8 @@ class Suite:
         path: of the YAML file.
         axes: labels of every axis, in order.
         seeds: of every cell.
-        cells: the product of the axes.
+        cells: the product of the axes, without the combinations that are excluded.
+        excluded: those, each with its reason.
         resolved: the suite as plain data; a file with this content is the same suite.
     """
 
@@ -61,7 +72,13 @@ class Suite:
     axes: Mapping[str, tuple[str, ...]]
     seeds: tuple[int, ...]
     cells: tuple[Cell, ...]
+    excluded: tuple[Excluded, ...]
     resolved: Mapping[str, Any]
+
+
+def shipped() -> list[str]:
+    """The names of the suites that come with the package."""
+    return sorted(file.stem for file in SHIPPED.glob("*.yaml"))
 
 
 def find(name: str) -> Path:
@@ -73,20 +90,20 @@ def find(name: str) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
-    if name in shipped:
+    if name in shipped():
         return SHIPPED / f"{name}.yaml"
     if path.suffix or len(path.parts) > 1:
-        raise ConfigError(f"there is no suite file {path}; shipped suites are: {', '.join(shipped)}")
-    raise ConfigError(f"there is no suite called {name!r}, neither shipped nor a file.{nearest(name, shipped)}")
+        raise ConfigError(f"there is no suite file {path}; shipped suites are: {', '.join(shipped())}")
+    raise ConfigError(f"there is no suite called {name!r}, neither shipped nor a file.{nearest(name, shipped())}")
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
+def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suite:
     """The suite of a YAML file, every cell built.
 
     Args:
         path: the file.
         overrides: `key=value`; `name` and `seeds` are the suite's, any other is merged over every cell.
+        small: with the file's `small` laid over the rest.
 
     Raises:
         ConfigError: names the file, and the axis and label or the key that is wrong.
@@ -95,48 +112,90 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Suite:
     for key in raw:
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}.{nearest(str(key), KEYS)}")
-    over = overlay(_mapping(raw.get("overrides"), path, "overrides"), _dotlist(overrides))
-    base = _base(raw, path)
-    name = str(over.pop("name", raw.get("name") or path.stem))
+    base, raw_axes = _base(raw, path, "base"), _with_files(raw.get("axes"), path, "axes")
+    axes = read_axes(raw_axes, path)
+    if not axes:
+        raise ConfigError(f"{path}: 'axes' is missing; add, for example, 'axes: {{method: {{BC: {{algorithm: bc}}}}}}'")
+    exclusions = read_exclude(raw.get("exclude"), axes, path, "exclude")
+    name, seeds = str(raw.get("name") or path.stem), raw.get("seeds", base.get("seeds", [0]))
+    if small:
+        over = _small(raw, path)
+        replacing = _with_files(over.get("axes"), path, "small.axes")
+        for axis in replacing:
+            if axis not in axes:
+                raise ConfigError(f"{path}: small.axes: there is no axis {axis!r} to replace.{nearest(axis, axes)}")
+        raw_axes |= replacing
+        axes |= read_axes(replacing, path, "small.axes")
+        below = {} if isinstance(over.get("base"), str) else base  # a file is another base
+        base = overlay(below, _base(over, path, "small.base"))
+        seeds, name = over.get("seeds", seeds), f"{name}-small"
+        if "exclude" in over:  # else the suite's own, whose labels may be among those that are replaced
+            exclusions = read_exclude(over["exclude"], axes, path, "small.exclude")
+    over = overlay(mapping(raw.get("overrides"), path, "overrides"), _dotlist(overrides))
+    name, seeds = str(over.pop("name", name)), _seeds(over.pop("seeds", seeds), path)
     if slugged(name) != name.lower():
         raise ConfigError(f"{path}: name {name!r} names a folder; use letters, digits, '-' and '_' only")
-    seeds = _seeds(over.pop("seeds", raw.get("seeds", base.get("seeds", [0]))), path)
     base = {key: value for key, value in base.items() if key not in OF_THE_SUITE}
-    axes = _axes(raw, path)
-    cells = _cells(path, base, axes, over, seeds)
-    resolved = {"name": name, "base": base, "axes": axes, "seeds": list(seeds)} | ({"overrides": over} if over else {})
-    labels = {axis: tuple(fragments) for axis, fragments in axes.items()}
-    return Suite(name, path, labels, seeds, cells, resolved)
-
-
-def slugged(label: str) -> str:
-    """A label as part of a file name: lower case, and `-` for whatever is no letter, digit or underscore."""
-    return re.sub(r"[^a-z0-9_]+", "-", label.lower()).strip("-")
-
-
-def _cells(
-    path: Path,
-    base: Mapping[str, Any],
-    axes: Mapping[str, Mapping[str, Any]],
-    over: Mapping[str, Any],
-    seeds: tuple[int, ...],
-) -> tuple[Cell, ...]:
     cells: dict[str, Cell] = {}
-    for choice in itertools.product(*(fragments.items() for fragments in axes.values())):
-        labels = dict(zip(axes, (label for label, _ in choice), strict=True))
-        slug = "--".join(slugged(label) for label in labels.values())
+    excluded = []
+    for labels, changes in product(axes):
+        found = next((one for one in exclusions if one.covers(labels)), None)
+        if found:
+            excluded.append(Excluded(labels, found.reason))
+            continue
+        slug = _slug(labels)
         if slug in cells:
             raise ConfigError(
                 f"{path}: cells {cells[slug].title!r} and {' · '.join(labels.values())!r} would share the file name "
                 f"{slug}; make the labels differ in a letter or a digit"
             )
-        raw: dict[str, Any] = dict(base)
-        for _, fragment in choice:
-            raw = overlay(raw, fragment)
-        raw = overlay(raw, over) | {"name": slug, "seeds": list(seeds)}
-        where = f"{path} ({', '.join(f'{axis} {label!r}' for axis, label in labels.items())})"
-        cells[slug] = Cell(labels, slug, config.build(raw, where, path.parent))
-    return tuple(cells.values())
+        last = {**over, "name": slug, "seeds": list(seeds)}
+        cells[slug] = Cell(labels, slug, _experiment(path, base, labels, changes, last))
+    if not cells:
+        raise ConfigError(f"{path}: every combination is excluded; take an entry out of 'exclude'")
+    _check_distinct(path, cells.values())
+    resolved = {"name": name, "base": base, "axes": raw_axes, "seeds": list(seeds)}
+    resolved |= {"overrides": over} if over else {}
+    resolved |= {"exclude": [{"labels": dict(e.labels), "reason": e.reason} for e in excluded]} if excluded else {}
+    labels_of = {axis: tuple(changes) for axis, changes in axes.items()}
+    return Suite(name, path, labels_of, seeds, tuple(cells.values()), tuple(excluded), resolved)
+
+
+def _experiment(
+    path: Path,
+    base: Mapping[str, Any],
+    labels: Mapping[str, str],
+    changes: Sequence[Change],
+    last: Mapping[str, Any],
+) -> Experiment:
+    where = f"{path} ({', '.join(f'{axis} {label!r}' for axis, label in labels.items())})"
+    raw: dict[str, Any] = dict(base)
+    for change in changes:
+        try:
+            raw = change(raw)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+    try:  # `${data.train}` means the cell's, which no axis knows by itself
+        whole = OmegaConf.to_container(OmegaConf.create(overlay(raw, last)), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {first_line(error)}") from error
+    return config.build(whole, where, path.parent)  # type: ignore[arg-type]
+
+
+def _check_distinct(path: Path, cells: Iterable[Cell]) -> None:
+    """Equal cells would be one experiment under two names, which is never what two labels mean."""
+    known: dict[str, Cell] = {}
+    for cell in cells:
+        same = known.setdefault(json.dumps({**cell.experiment.resolved, "name": None}, sort_keys=True), cell)
+        if same is not cell:
+            raise ConfigError(
+                f"{path}: cells {same.title!r} and {cell.title!r} are the same experiment; where two axes set one key "
+                "the later one has the last word, so change their order, or leave one of the cells out with 'exclude'"
+            )
+
+
+def _slug(labels: Mapping[str, str]) -> str:
+    return "--".join(slugged(label) for label in labels.values())
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -144,48 +203,37 @@ def _cells(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        raw = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        raw = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a suite is a mapping of the keys {', '.join(KEYS)}")
+        raise ConfigError(f"{path}: a suite is a mapping of the keys {', '.join(KEYS)}; an axis, one of labels")
     return raw  # type: ignore[return-value]
 
 
-def _base(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _base(raw: Mapping[str, Any], path: Path, key: str) -> dict[str, Any]:
     base = raw.get("base")
     if isinstance(base, str):
         return config.read(path.parent / base)
-    base = _mapping(base, path, "base")
-    _check_keys(base, config.TOP_LEVEL, path, "base")
+    base = mapping(base, path, key)
+    check_keys(base, config.TOP_LEVEL, path, key)
     return base
 
 
-def _axes(raw: Mapping[str, Any], path: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    axes = _mapping(raw.get("axes"), path, "axes")
-    if not axes:
-        raise ConfigError(f"{path}: 'axes' is missing; add, for example, 'axes: {{method: {{BC: {{algorithm: bc}}}}}}'")
-    known = [key for key in config.TOP_LEVEL if key not in OF_THE_SUITE]
-    result: dict[str, dict[str, dict[str, Any]]] = {}
-    for axis, fragments in axes.items():
-        result[str(axis)] = {}
-        if not _mapping(fragments, path, f"axes.{axis}"):
-            raise ConfigError(f"{path}: axes.{axis} has no labels; give each a fragment of an experiment")
-        for label, fragment in fragments.items():
-            if not slugged(str(label)):
-                raise ConfigError(f"{path}: axes.{axis}: label {label!r} needs a letter or a digit")
-            fragment = _mapping(fragment, path, f"axes.{axis}.{label}")
-            _check_keys(fragment, known, path, f"axes.{axis}.{label}")
-            result[str(axis)][str(label)] = fragment
-    return result
+def _with_files(node: Any, path: Path, key: str) -> dict[str, Any]:
+    """Axes, those that name a file replaced by what stands in it."""
+    axes = mapping(node, path, key)
+    return {str(axis): _read(path.parent / value) if isinstance(value, str) else value for axis, value in axes.items()}
 
 
-def _check_keys(node: Mapping[str, Any], known: Sequence[str], path: Path, key: str) -> None:
-    for name in node:
-        if name in OF_THE_SUITE and name not in known:
-            raise ConfigError(f"{path}: {key}: {name!r} belongs to the whole suite; move it to the top of the file")
-        if name not in known:
-            raise ConfigError(f"{path}: {key}: unknown key {name!r}.{nearest(str(name), known)}")
+def _small(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    over = mapping(raw.get("small"), path, "small")
+    if not over:
+        raise ConfigError(f"{path}: this suite has no small form; add, for example, 'small: {{base: {{steps: 500}}}}'")
+    check_keys(over, OF_SMALL, path, "small")
+    return over
 
 
 def _seeds(value: Any, path: Path) -> tuple[int, ...]:
@@ -212,11 +260,3 @@ def _dotlist(overrides: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"argument {text!r}: unknown key {top!r}.{nearest(top, config.TOP_LEVEL)}")
         result = overlay(result, plain)  # type: ignore[arg-type]
     return result
-
-
-def _mapping(node: Any, path: Path, key: str) -> dict[str, Any]:
-    if node is None:
-        return {}
-    if not isinstance(node, dict):
-        raise ConfigError(f"{path}: {key} must be a mapping, not {node!r}")
-    return node

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from metarl.bilevel import Batches, Tree
 from metarl.errors import CheckpointError
 from metarl.learner import Probe
 from metarl.training.folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GRID = 64
 
@@ -117,6 +118,9 @@ def _histogram(values: torch.Tensor) -> dict[str, list[float]]:
 
 def draw_probe(row: Mapping[str, Any]) -> Figure:
     """The curve over its input, the one at the start of training, and where the batch lies."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a quarter of a second that other runs save
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5, 3.2))
     FigureCanvasAgg(figure)  # not pyplot, which would choose a backend for the whole process
     axis = figure.subplots()

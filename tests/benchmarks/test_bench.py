@@ -7,30 +7,41 @@ import signal
 import subprocess
 import sys
 import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
 
 from benchmarks import results
-from benchmarks.running import availability, command, executor, suite
+from benchmarks.running import availability, command, estimate, jobs, locks, resources, suite
 from benchmarks.running.folder import BenchFolder
-from benchmarks.running.watch import Lines, failed
+from benchmarks.running.watch import Bars, Lines, failed
+from metarl.errors import ConfigError
 
 
 def planned(folder, *overrides):
     """The jobs of the suite in `folder`, as `metarl bench own/suite.yaml` plans them."""
     loaded = availability.fitted(suite.load(folder / "own" / "suite.yaml", overrides))
-    return executor.plan(loaded, BenchFolder(folder / "runs" / loaded.name))
+    return jobs.plan(loaded, BenchFolder(folder / "runs" / loaded.name))
 
 
 def test_one_failing_cell_stops_no_other(bench):
     folder, printed = bench
-    jobs = planned(folder)
-    assert [job.finished for job in jobs] == [not job.title.startswith("broken") for job in jobs]
+    runs = planned(folder)
+    assert [job.finished for job in runs] == [not job.title.startswith("broken") for job in runs]
     assert printed.stderr.count("\nfailed: broken · pendulum · seed") == 2
     assert "2 of 6 runs failed" in printed.stderr and "became NaN or infinite" in printed.stderr
-    for job in jobs:
+    failures = BenchFolder(folder / "runs" / "small").read_failures()
+    assert set(failures) == {job.keys[0] for job in runs if job.title.startswith("broken")}
+    for job in runs:
         assert job.log.exists() == job.title.startswith("broken")
         if job.log.exists():
-            assert "became NaN or infinite" in job.log.read_text()
+            assert job.log.read_text().count("became NaN or infinite") == 2  # it is tried twice
             assert str(job.log.relative_to(folder)) in printed.stderr
+            entry = failures[job.keys[0]]
+            assert entry["title"] == job.title and entry["attempts"] == 2 and entry["code"] == 2
+            assert folder / "runs" / "small" / entry["log"] == job.log
+    assert printed.stderr.count("to be tried again: broken") == 2
     assert "4 of 6 runs finished; see them: metarl report runs/small" in printed.stdout
 
 
@@ -39,9 +50,9 @@ def test_the_first_seed_of_every_cell_comes_first(bench):
 
 
 def test_stacked_seeds_are_one_job(bench):
-    jobs = planned(bench[0], "stack=2", "seeds=[0,1,2]")
-    assert [job.seeds for job in jobs] == [(0, 1)] * 3 + [(2,)] * 3
-    assert [run.seed for run in jobs[0].runs] == [0, 1] and jobs[0].title.endswith("seeds 0, 1")
+    runs = planned(bench[0], "stack=2", "seeds=[0,1,2]")
+    assert [job.seeds for job in runs] == [(0, 1)] * 3 + [(2,)] * 3
+    assert [run.seed for run in runs[0].runs] == [0, 1] and runs[0].title.endswith("seeds 0, 1")
 
 
 def test_the_index_says_what_ran(bench):
@@ -61,9 +72,10 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
     before = {job: job.runs[0].result.stat().st_mtime_ns for job in planned(folder) if job.finished}
     monkeypatch.chdir(folder)
     monkeypatch.setenv("COLUMNS", "200")
-    command.bench("own/suite.yaml", dry_run=True)
-    states = capsys.readouterr().out.split()
-    assert states.count("finished") == 4 and states.count("new") == 2
+    command.bench("own/suite.yaml", dry_run=True, no_estimate=True)
+    printed = capsys.readouterr().out
+    assert printed.count(" finished ") == 4 and printed.count(" failed before ") == 2
+    assert "6 runs, 2 of them to do: 40 steps" in printed and "about" not in printed
     printed = metarl(folder, "bench", "own/suite.yaml", "seeds=[0]", "steps=25", expect=1)
     assert printed.stderr.count("going on from step 20") == 2 and "small: 3 runs" in printed.stderr
     for job, changed in before.items():
@@ -73,7 +85,7 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
 
 def test_an_unreadable_result_is_not_finished(tmp_path, bench):
     job = planned(bench[0])[0]
-    broken = executor.Job(job.title, job.config, (0,), 20, (type(job.runs[0])(tmp_path / "0"),))
+    broken = jobs.Job(job.title, job.config, (0,), 20, (type(job.runs[0])(tmp_path / "0"),))
     for text in ("", "[]", "{", '{"steps": "x"}', '{"steps": 19}'):
         broken.runs[0].path.mkdir(exist_ok=True)
         broken.runs[0].result.write_text(text)
@@ -108,18 +120,174 @@ def _children(pid):
 
 
 def test_lines_sum_over_runs(bench, capsys):
-    first, second = planned(bench[0])[:2]
+    first, second, third = planned(bench[0], "steps=40")[:3]
+    assert [job.step for job in (first, second, third)] == [20, 20, 0]
     watch = Lines()
-    watch.begin("small", [first, second], finished=3)
-    for job, done in ((first, 15), (second, 0)):
+    watch.begin("small", [first, second, third], finished=3)
+    for job, done in ((first, 20), (second, 20), (third, 0)):
         watch.started(job)
-        watch.event(job, {"title": job.title, "done": done, "total": 20})
-    watch.event(first, {"done": 20, "total": 20, "return": -5.0})
+        watch.event(job, {"title": job.title, "done": done, "total": 40})
+    watch.event(first, {"done": 40, "total": 40, "return": -5.0})
     watch.ended(first, None)
-    failure = executor.Failure(second, 2, ("error: no",))
-    watch.ended(second, failure)
+    watch.event(second, {"done": 30, "total": 40})
+    failure = jobs.Failure(second, -9, ("Killed",))
+    watch.retrying(second, failure)
+    watch.started(second)
+    watch.event(second, {"title": second.title, "done": 20, "total": 40})  # its steps are to be taken again
+    watch.waiting(third)
+    watch.ended(third, None)  # by another process
+    watch.ended(second, jobs.Failure(second, 2, ("error: no",)))
     printed = capsys.readouterr().err
-    assert "small: 2 runs, 40 steps; 3 finished before" in printed
-    assert "1 of 2 runs, 5 of 25 steps" in printed  # 15 steps were taken before
-    assert "2 of 2 runs, 1 failed, 5 of 5 steps" in printed
-    assert failed(failure) in printed and "return -5" in printed
+    assert "small: 3 runs, 80 steps; 3 finished before" in printed  # 40 of 120 were taken before
+    assert "1 of 3 runs, 20 of 80 steps" in printed and "return -5" in printed
+    assert f"to be tried again: {second.title} (exit -9): Killed" in printed
+    assert f"waiting: {third.title}: another process is training it" in printed
+    assert "2 of 3 runs, 60 of 80 steps" in printed
+    assert f"failed: {second.title} (exit 2): error: no" in printed
+    assert "3 of 3 runs, 1 failed, 60 of 60 steps" in printed
+
+
+def test_bars_take_the_same_events(bench):
+    first, second = planned(bench[0], "steps=40")[:2]
+    shown = StringIO()
+    bars = Bars(Console(file=shown, force_terminal=True, width=120))
+    bars.begin("small", [first, second], finished=0)
+    bars.started(first)
+    bars.event(first, {"title": first.title, "done": 20, "total": 40})
+    bars.event(first, {"done": 30, "total": 40, "return": 1.5})
+    bars.event(first, {"say": "a [note]"})
+    failure = jobs.Failure(first, 1, ("RuntimeError: no",))
+    bars.retrying(first, failure)
+    bars.waiting(second)
+    bars.started(first)
+    bars.ended(first, failure)
+    bars.ended(second, None)
+    bars.close()
+    for text in ("a [note]", "to be tried again", "waiting: ", failed(failure), "2 of 2 runs, 1 failed"):
+        assert text in shown.getvalue()
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_shows_what_is_left_out_and_why(bench, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(bench[0], tmp_path / "bench")
+    file = folder / "own" / "suite.yaml"
+    file.write_text(file.read_text() + "exclude: [{labels: {method: broken}, reason: it cannot survive}]\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
+    command.bench("own/suite.yaml", ["seeds=[0,1,2]", "steps=25"], dry_run=True)
+    printed = capsys.readouterr()
+    assert printed.out.count("goes on from step 20") == 4 and printed.out.count(" new ") == 2
+    assert "broken · pendulum" in printed.out and "excluded: it cannot survive" in printed.out
+    assert "6 runs, 6 of them to do: 70 steps" in printed.out
+    assert "2 of 2 cells from the cost.json of runs here" in printed.out and "timing" not in printed.err
+    assert not (folder / "runs" / "small" / "cells" / "new.yaml").exists()
+
+
+def test_an_estimate_without_runs_times_each_kind_once(suite_file):
+    loaded = availability.fitted(suite.load(suite_file, ["seeds=[0,1,2]", "steps=50"]))
+    folder = BenchFolder(suite_file.parent / "runs")
+    said = []
+    found = estimate.estimate(loaded, jobs.plan(loaded, folder), folder, 2, said.append)
+    assert [text.split(" of ")[1] for text in said] == [cell.title for cell in loaded.cells]
+    assert found.seconds > 9 * estimate.START_UP / 2
+    assert "3 of 3 cells by timing a few steps" in found.how and "2 processes at a time" in found.how
+    assert not folder.path.exists()
+
+
+def test_times_are_written_as_people_read_them():
+    seconds = (0.0, 8.25, 59, 200, 5399, 7200, 86400, 200000)
+    assert [estimate.in_words(s) for s in seconds] == [
+        "0 s",
+        "8.2 s",
+        "59 s",
+        "3.3 min",
+        "90 min",
+        "2 h",
+        "24 h",
+        "2.3 days",
+    ]
+
+
+def test_memory_limits_the_processes(monkeypatch):
+    monkeypatch.setattr(resources, "cores", lambda: 8)
+    assert resources.room(1 << 30, True, available=100 << 30) == resources.Room(8)
+    few = resources.room(2 << 30, True, available=5 << 30)
+    assert few.jobs == 2 and few.note.startswith("memory for 2 of 8 runs at a time: 5.0 GiB")
+    assert "may take 2.0 GiB" in resources.room(2 << 30, False, available=5 << 30).note
+    assert resources.room(2 << 30, True, available=0).jobs == 1
+
+
+def test_the_smallest_limit_on_memory_counts(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (groups / "user" / "mine").mkdir(parents=True)
+    (proc / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 800 kB\n")
+    (proc / "self" / "cgroup").write_text("0::/user/mine\n")
+    assert resources.available_memory(proc, groups) == 800 * 1024
+    for folder, limit in ((groups / "user", "500000"), (groups / "user" / "mine", "max")):
+        (folder / "memory.max").write_text(limit)
+        (folder / "memory.current").write_text("100000")
+        (folder / "memory.stat").write_text("anon 5\ninactive_file 20000\n")
+    assert resources.available_memory(proc, groups) == 420_000
+    assert resources.available_memory(tmp_path / "nowhere", groups) is None
+
+
+def test_the_memory_of_finished_runs_is_what_the_next_are_planned_with(bench, tmp_path):
+    folder = shutil.copytree(bench[0], tmp_path / "bench")
+    loaded = availability.fitted(suite.load(folder / "own" / "suite.yaml"))
+    bench_folder = BenchFolder(folder / "runs" / "small")
+    run = jobs.plan(loaded, bench_folder)[0].runs[0]
+    cost = json.loads(run.cost.read_text())
+    run.cost.write_text(json.dumps({**cost, "peak_memory": 99_000_000_000}))
+    assert estimate.peak(loaded, bench_folder) == (99_000_000_000, True)
+    new = BenchFolder(tmp_path / "nowhere")
+    assert estimate.peak(loaded, new) == (resources.own_peak(), False)
+    long = availability.fitted(suite.load(folder / "own" / "suite.yaml", ["steps=100000"]))
+    assert estimate.peak(long, new)[0] >= resources.COMPILING
+
+
+# -- the folder --------------------------------------------------------------------------------------------------
+
+
+def test_one_plan_at_a_time(suite_file):
+    folder = BenchFolder(suite_file.parent / "runs")
+    loaded, other = suite.load(suite_file), suite.load(suite_file, ["steps=30"])
+    with folder.held(loaded), folder.held(loaded):
+        written = folder.index.read_text()
+        with pytest.raises(ConfigError, match=r"running in .* with other settings; wait for it, or .* name=small-2"):
+            folder.held(other).__enter__()
+        assert folder.index.read_text() == written
+    with folder.held(other):
+        assert folder.read_index()["cells"][0]["steps"] == 30
+
+
+def test_failures_of_several_processes_are_kept(tmp_path):
+    folder = BenchFolder(tmp_path)
+    folder.change_failures({"a/0": {"code": 1}, "a/1": {"code": 2}})
+    folder.change_failures({"a/1": None, "b/0": {"code": -9}})
+    assert folder.read_failures() == {"a/0": {"code": 1}, "b/0": {"code": -9}}
+    for text in ("", "[]", "{"):
+        folder.failures.write_text(text)
+        assert folder.read_failures() == {}
+
+
+def test_a_claim_is_one_process_s(tmp_path):
+    paths = [tmp_path / "x" / ".0.claim", tmp_path / "x" / ".1.claim"]
+    claim = locks.claimed(paths)
+    assert claim is not None and locks.claimed(paths[1:]) is None and not locks.free(paths[0])
+    claim.close()
+    again = locks.claimed(paths[1:])
+    assert again is not None and locks.claimed(paths) is None and locks.free(paths[0])
+    again.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_keeps_the_failures_that_were_recorded(tmp_path):
+    folder = BenchFolder(tmp_path)
+    folder.change_failures({"a/0": {"code": 1}})
+    (tmp_path / ".failures.json.writing").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left on device"):
+        folder.change_failures({"a/0": None})
+    assert folder.read_failures() == {"a/0": {"code": 1}}

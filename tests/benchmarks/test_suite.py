@@ -92,6 +92,184 @@ def test_a_mistake_is_named_before_anything_runs(suite_file, old, new, words):
         assert word in text
 
 
+# -- axes of values, what is left out, and small forms -----------------------------------------------------------
+
+
+def test_an_axis_of_values_sets_a_key(suite_file):
+    text = suite_file.read_text()
+    axes = "algorithm.batch_size: [16, 32]\n  rate: {key: algorithm.optimizer.lr, values: [1e-3, 0.1]}"
+    start, stop = text.index('    "TD3+BC'), text.index("    broken:")  # which has two optimisers
+    suite_file.write_text(text[:start] + text[stop:].replace("  dataset:", f"  {axes}\n  dataset:"))
+    loaded = suite.load(suite_file)
+    assert loaded.axes["algorithm.batch_size"] == ("16", "32") and loaded.axes["rate"] == ("0.001", "0.1")
+    cell = loaded.cells[3]
+    assert cell.labels == {"method": "BC", "algorithm.batch_size": "32", "rate": "0.1", "dataset": "pendulum"}
+    assert cell.experiment.algorithm.batch_size == 32 and cell.experiment.algorithm.optimizer.hparams["lr"] == 0.1
+    assert cell.slug == "bc--32--0-1--pendulum"
+
+
+def test_values_reach_into_lists_and_differ_by_their_sign():
+    from benchmarks.running.axes import Setting, slugged
+
+    raw = {"objective": ["por", {"name": "gorl", "every": 5}]}
+    assert Setting("objective.1.every", 7)(raw)["objective"] == ["por", {"name": "gorl", "every": 7}]
+    assert Setting("objective.0.alpha", 7)(raw)["objective"][0] == {"name": "por", "alpha": 7}
+    assert raw == {"objective": ["por", {"name": "gorl", "every": 5}]}
+    for key in ("objective.every", "objective.2.every"):
+        with pytest.raises(ConfigError, match=r"is a list of 2 there; say which, as in objective\.0\.every"):
+            Setting(key, 7)(raw)
+    assert slugged("-1") != slugged("1") and slugged("TD3+BC - x") == "td3-bc-x"
+
+
+EXCLUDE = "exclude: [{labels: {method: [BC, broken], size: 400}, reason: too  small}]\n"
+SIZES = "  size:\n    400: {steps: 4}\n    600: {}\n"
+
+
+def test_what_is_excluded_is_neither_built_nor_loaded(suite_file, tmp_path):
+    suite_file.write_text(suite_file.read_text().replace("seeds:", f"{SIZES}seeds:") + EXCLUDE)
+    edit(suite_file, "    400: {steps: 4}", "    400: {steps: 4, data: {train: {size: 400}}}")
+    edit(suite_file, "labels: {method: [BC, broken], ", "labels: {")
+    loaded = availability.fitted(suite.load(suite_file))
+    assert [cell.labels["size"] for cell in loaded.cells] == ["600"] * 3
+    assert [one.title for one in loaded.excluded] == [f"{m} · pendulum · 400" for m in loaded.axes["method"]]
+    assert {one.reason for one in loaded.excluded} == {"too small"}
+    edit(suite_file, "size: 400}, reason", "size: 400, method: [BC, broken]}, reason")
+    with pytest.raises(DatasetUnavailable, match="pendulum/medium --size 400"):
+        availability.fitted(suite.load(suite_file))
+
+
+def test_the_resolved_suite_leaves_out_the_same(suite_file, tmp_path):
+    from metarl.config import to_yaml
+
+    suite_file.write_text(suite_file.read_text().replace("seeds:", f"{SIZES}seeds:") + EXCLUDE)
+    loaded = suite.load(suite_file)
+    (tmp_path / "again.yaml").write_text(to_yaml(loaded.resolved))
+    again = suite.load(tmp_path / "again.yaml")
+    assert again.excluded == loaded.excluded and len(again.excluded) == 2
+    assert [c.experiment.resolved for c in again.cells] == [c.experiment.resolved for c in loaded.cells]
+
+
+SMALL = """
+small:
+  base: {steps: 5}
+  axes:
+    method: {quick: {algorithm: {name: bc, hidden: [4]}}, slow: {algorithm: {name: bc, hidden: [9]}}}
+  seeds: [7]
+"""
+
+
+def test_a_small_form_is_laid_over_the_suite(suite_file):
+    suite_file.write_text(suite_file.read_text().replace("seeds:", f"{SIZES}seeds:") + EXCLUDE + SMALL)
+    assert suite.load(suite_file).name == "small" and len(suite.load(suite_file).cells) == 4
+    loaded = suite.load(suite_file, small=True)
+    assert loaded.name == "small-small" and loaded.seeds == (7,)
+    assert loaded.axes == {"method": ("quick", "slow"), "dataset": ("pendulum",), "size": ("400", "600")}
+    assert [cell.experiment.steps for cell in loaded.cells] == [4, 5, 4, 5]  # and no label of BC is left to exclude
+    edit(suite_file, "  seeds: [7]", "  exclude: [{labels: {method: slow, size: 600}, reason: slow}]")
+    loaded = suite.load(suite_file, ["name=mine", "seeds=[3]"], small=True)
+    assert [one.title for one in loaded.excluded] == ["slow · pendulum · 600"] and loaded.name == "mine"
+    assert loaded.seeds == (3,)
+
+
+def test_a_small_form_may_have_another_base_and_axes_may_be_files(suite_file, tmp_path):
+    (tmp_path / "base.yaml").write_text("steps: 9\ndevice: cpu\n")
+    (tmp_path / "methods.yaml").write_text("quick: {algorithm: {name: bc, hidden: [4]}}\n")
+    suite_file.write_text(suite_file.read_text() + "small: {base: base.yaml, axes: {method: methods.yaml}}\n")
+    (cell,) = suite.load(suite_file, small=True).cells
+    assert cell.experiment.steps == 9 and cell.experiment.evaluation.every == 5000  # nothing of the other base
+    assert cell.experiment.algorithm.hidden == (4,)
+    edit(suite_file, "methods.yaml", "nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"there is no file .*nowhere\.yaml"):
+        suite.load(suite_file, small=True)
+
+
+def test_two_names_for_one_experiment_are_refused(suite_file):
+    edit(suite_file, "  dataset:", "  size:\n    few: {steps: 5}\n    many: {steps: 9}\n  dataset:")
+    assert len(suite.load(suite_file).cells) == 6
+    edit(suite_file, "    pendulum:\n", "    pendulum:\n      steps: 7\n")
+    with pytest.raises(ConfigError, match="'BC · few · pendulum' and 'BC · many · pendulum' are the same experiment"):
+        suite.load(suite_file)
+
+
+def test_data_that_is_only_looked_at_is_kept(suite_file):
+    edit(suite_file, "      data:\n", "      watch: [guide]\n      data:\n")
+    edit(suite_file, "    broken: {", "    other: {")
+    loaded = availability.fitted(suite.load(suite_file))
+    assert set(loaded.cells[0].experiment.data) == {"train", "guide"}
+
+
+def test_a_cell_s_own_keys_may_be_named(suite_file):
+    edit(suite_file, "      data:\n", "      data:\n        pure: {recipe: pendulum/medium, size: 600}\n")
+    edit(suite_file, "train: {recipe: pendulum/medium, size: 600}", 'train: "${data.pure}"')
+    loaded = availability.fitted(suite.load(suite_file))
+    assert loaded.cells[0].experiment.data["train"].recipe == "pendulum/medium"
+    assert set(loaded.cells[0].experiment.data) == {"train"}
+    edit(suite_file, "${data.pure}", "${data.poor}")
+    with pytest.raises(ConfigError, match=r"method 'BC'.*poor"):
+        suite.load(suite_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("exclude: [{labels: {method: BC}}]", ["exclude[0]", "no reason"]),
+        ("exclude: [{labels: {method: BC}, reason: ' '}]", ["exclude[0]", "no reason"]),
+        ("exclude: [{reason: so}]", ["exclude[0] has no labels"]),
+        ("exclude: [{labels: {method: brkn}, reason: so}]", ["no label 'brkn'", "Did you mean 'broken'?"]),
+        ("exclude: [{labels: {methd: BC}, reason: so}]", ["no axis 'methd'", "Did you mean 'method'?"]),
+        ("exclude: [{label: {method: BC}, reason: so}]", ["unknown key 'label'", "Did you mean 'labels'?"]),
+        ("exclude: {method: BC}", ["exclude must be a list"]),
+        ("exclude: [{labels: {dataset: pendulum}, reason: so}]", ["every combination is excluded"]),
+        ("small: {stps: 4}", ["small", "unknown key 'stps'"]),
+        ("small: {base: {stps: 4}}", ["small.base", "Did you mean 'steps'?"]),
+        ("small: {axes: {metod: {a: {}}}}", ["small.axes", "Did you mean 'method'?"]),
+        ("small: {axes: {method: {a: {algoritm: bc}}}}", ["small.axes.method.a", "Did you mean 'algorithm'?"]),
+        ("small: {exclude: [{labels: {method: brkn}, reason: so}]}", ["small.exclude[0]", "no label 'brkn'"]),
+        ("small: {}", ["no small form"]),
+    ],
+)
+def test_mistakes_in_what_is_left_out_or_small(suite_file, text, words):
+    suite_file.write_text(f"{suite_file.read_text()}{text}\n")
+    with pytest.raises(ConfigError) as raised:
+        suite.load(suite_file, small=text.startswith("small"))
+    for word in (str(suite_file), *words):
+        assert word in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("axis", "words"),
+    [
+        ("stps: [1, 2]", ["axes.stps", "Did you mean 'steps'?"]),
+        ("seeds: [1, 2]", ["'seeds' belongs to the whole suite"]),
+        ("steps: [1, 1]", ["value 1 is there twice"]),
+        ("steps: []", ["axes.steps has no labels"]),
+        ("precision: ['-', x]", ["needs a letter or a digit"]),
+        ("steps: [x]", ["steps 'x'", "steps"]),
+    ],
+)
+def test_mistakes_in_an_axis_of_values(suite_file, axis, words):
+    edit(suite_file, "  dataset:", f"  {axis}\n  dataset:")
+    with pytest.raises(ConfigError) as raised:
+        suite.load(suite_file)
+    for word in (str(suite_file), *words):
+        assert word in str(raised.value)
+
+
+def test_a_cell_that_cannot_work_comes_with_the_entry_that_leaves_it_out(suite_file):
+    edit(suite_file, "broken: {", "broken: {objective: gorl, ")
+    with pytest.raises(ConfigError) as raised:
+        availability.fitted(suite.load(suite_file))
+    text = str(raised.value)
+    entry = text[text.index("exclude: [") :].replace("reason: ...", "reason: it has no policy")
+    suite_file.write_text(f"{suite_file.read_text()}{entry}\n")
+    assert [one.title for one in availability.fitted(suite.load(suite_file)).excluded] == ["broken · pendulum"]
+
+
+def test_the_help_lists_the_shipped_suites(metarl, tmp_path):
+    printed = " ".join(metarl(tmp_path, "bench", "--help").stdout.split())
+    assert all(name in printed for name in suite.shipped())
+
+
 def test_argument_mistakes(suite_file):
     with pytest.raises(ConfigError, match="not of the form key=value"):
         suite.load(suite_file, ["steps"])
@@ -127,6 +305,9 @@ def test_a_learner_that_needs_no_guide_has_none_in_its_hash(suite_file):
     assert set(with_guide.cells[1].experiment.data) == {"train", "guide"}
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in suite.SHIPPED.glob("*.yaml")))
-def test_shipped_suites_build(name):
-    assert suite.load(suite.find(name)).cells
+@pytest.mark.parametrize("name", suite.shipped())
+@pytest.mark.parametrize("small", [False, True])
+def test_shipped_suites_build(name, small):
+    if small and "\nsmall:" not in suite.find(name).read_text():
+        pytest.skip("it is small already")
+    assert suite.load(suite.find(name), small=small).cells

@@ -1,0 +1,1 @@
+"""What `metarl bench` costs beside the training itself, and what a second core is worth."""

@@ -21,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.record:
             found = results.load(folder)
+            if missing := sum(len(cell.seeds) - len(cell.scored) for cell in found.cells):
+                raise UserError(f"{folder}: {missing} runs are not finished; `metarl bench` goes on with them")
             tidy.write(found, page.RECORDED / f"{found.name}.parquet", evaluations_only=True)
             print(f"kept: {found.name}, {found.finished} finished runs")
         print(f"written: {page.write(options.docs)}")

@@ -25,11 +25,11 @@ HEAD = """# What the papers claim, and what was measured here
 Written by `python -m benchmarks.claims` from the committed results in benchmarks/results; nothing is typed in.
 
 Scores are normalised: 0 is what a random policy returns on average and 100 what the recipe's expert does, or the
-success rate in percent. They average the last 10 evaluations of every seed. A claim **held** where the difference has
-the stated sign and is significant (Welch's t-test over seeds, p < 0.05, by Holm's correction where several are judged
-together), **did not hold** where the opposite is, and is **undecided** where these seeds cannot tell; a claim about
-most datasets goes by the majority of them. The papers' own test takes the 10 evaluations of one run for independent
-samples, which [calls far too much significant](statistics.md); its p-values are shown and decide nothing.
+success rate in percent. They average the last 10 evaluations of every seed. A claim **held** where what it says is
+significant at 5 %, **did not hold** where the opposite is, and is **undecided** where these seeds cannot tell; the rule
+stands below each. Tests are paired t-tests over seeds, since runs of one seed share their draws, initial networks and
+start states; brackets hold 95 % intervals. The papers' own test takes the 10 evaluations of one run for independent
+samples, which [calls far too much significant](statistics.md): its p-values are shown and decide nothing.
 
 What was measured is the small form of each suite, on data made here: low-dimensional tasks and 8,000 gradient steps. It
 can show that a mechanism works or does not at this scale; it cannot refute a table that was measured on D4RL over a
@@ -59,17 +59,14 @@ def recorded(name: str) -> Results | None:
 
 def judged() -> list[Judged]:
     """Every claim, judged where its results are committed."""
-    found: dict[str, Results | None] = {}
-    verdicts = [
-        Judged(Claim("GORL", "Table III", "GORL adds 1.9 % to the time, 3.7 % to TD3+BC's", "", _no), gorl.cheap())
-    ]
-    for claim in gorl.CLAIMS:
-        if claim.suite not in found:
-            found[claim.suite] = recorded(claim.suite)
-        results = found[claim.suite]
-        verdict = claim.judge(results) if results else Verdict("not measured", f"run `{_command(claim.suite)}`")
-        verdicts.append(Judged(claim, verdict, results))
-    return verdicts
+    kept = {suite: recorded(suite) for suite in dict.fromkeys(claim.suite for claim in gorl.CLAIMS)}
+    return [Judged(claim, _verdict(claim, kept[claim.suite]), kept[claim.suite]) for claim in gorl.CLAIMS]
+
+
+def _verdict(claim: Claim, results: Results | None) -> Verdict:
+    if claim.suite and results is None:
+        return Verdict("not measured", f"Run `{_command(claim.suite)}`.")
+    return claim.judge(results)  # type: ignore[arg-type]  # only claims without a suite are given no results
 
 
 def write(docs: Path) -> Path:
@@ -107,19 +104,17 @@ def _overview(claims: Sequence[Judged]) -> str:
 def _section(suite: str, group: Sequence[Judged], drawn: Mapping[str, str]) -> Iterator[str]:
     results = group[0].results
     yield f"\n## {suite or 'Time'}\n"
-    yield (
-        f"{_scale(results)}\n"
-        if results
-        else "Measured by `python -m benchmarks.speed`: [how](speed.md).\n"
-        if not suite
-        else ""
-    )
+    if not suite:
+        yield "Measured by `python -m benchmarks.speed`: [how](speed.md).\n"
+    if results:
+        yield f"{_scale(results)}\n"
     if results and results.name in drawn:
-        yield f"![{_alt(results)}]({drawn[results.name]})\n"
+        yield f"![the figures of {results.name} as a picture]({drawn[results.name]})\n"
+        yield f"{pictures.CAPTION}\n"
     for one in group:
         claim, verdict = one.claim, one.verdict
         yield f"### {claim.where}: {claim.says}\n"
-        yield f"**{verdict.outcome[0].upper()}{verdict.outcome[1:]}.** {verdict.measured}\n"
+        yield f"**{verdict.outcome.capitalize()}.** {verdict.measured} *Rule: {claim.rule}.*\n"
         if verdict.table:
             yield table(verdict.table)
 
@@ -128,22 +123,18 @@ def _scale(results: Results) -> str:
     counts = {len(cell.finished) for cell in results.cells}
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     steps = sorted({cell.steps for cell in results.cells})
-    made = results.environments[0]
-    commits = sorted({environment.get("commit", "")[:10] for environment in results.environments} - {""})
+    made = {key: sorted({e[key] for e in results.environments if e.get(key)}) for key in ("torch", "commit")}
     return (
         f"{results.finished} runs: {len(results.rows)} methods, {len(results.columns)} datasets "
         f"({', '.join(results.columns)}), {seeds} seeds each, {' and '.join(f'{s:,}' for s in steps)} gradient steps; "
-        f"torch {made['torch']}, commit {', '.join(commits) or 'unknown'}. Again: `{_command(results.name)}`."
+        f"torch {', '.join(made['torch'])}, commit {', '.join(c[:10] for c in made['commit']) or 'unknown'}. Again: "
+        f"`{_command(results.name)}`."
     )
 
 
 def _command(name: str) -> str:
     suite = name.removesuffix("-small")
     return f"metarl bench {suite}" + (" --small" if suite != name else "")
-
-
-def _alt(results: Results) -> str:
-    return f"{results.name}: the figures below as a picture"
 
 
 def _index() -> Iterator[str]:
@@ -172,7 +163,7 @@ def _answer(item: Mapping[str, str]) -> str:
 
 
 def papers() -> list[dict[str, Any]]:
-    """The index, checked: every item has one answer, and the suites, pages and tests that it names exist.
+    """The index, checked: every item has one answer, and the suites that it names are shipped.
 
     Raises:
         ConfigError: names the item that is wrong.
@@ -193,8 +184,3 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     """Markdown, the first row as its head."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
-def _no(results: Results) -> Verdict:
-    """Of a claim that no suite's results judge."""
-    raise ConfigError("this claim is judged by the speed benchmark")

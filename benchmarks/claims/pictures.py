@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
-from benchmarks.claims.verdict import by_label, logged, normalized
+from benchmarks.claims.verdict import by_label, logged, mean, normalized
 from benchmarks.colours import FAINT, GRID, INK, PALETTE
 from benchmarks.drawing import DASHES, MARKERS, STYLE, compact, to_png
 from benchmarks.results import Results
@@ -19,6 +19,7 @@ from benchmarks.statistics.intervals import mean_interval
 
 PANEL = (3.4, 2.9)  # inches
 SCORE = "normalised score"
+CAPTION = "Bands and bars: 95 % intervals of the mean over seeds. Grey dots: seeds. Heat maps: means over seeds."
 
 
 def of(results: Results) -> bytes | None:
@@ -39,13 +40,12 @@ def constants(results: Results) -> Figure:
     learned = [row for row in results.rows if row not in weights.values()]
 
     def one(axis: Axes, column: str) -> None:
-        _line(axis, list(weights), [normalized(results, row, column) for row in weights.values()], 0, "constant weight")
+        _line(axis, list(weights), [_scores(results, row, column) for row in weights.values()], 0, "constant weight")
         for i, row in enumerate(learned, 1):
-            interval = mean_interval(normalized(results, row, column))
-            assert interval is not None
-            axis.axhline(interval.value, color=PALETTE[i], linestyle=DASHES[i % len(DASHES)], linewidth=1.5, label=row)
-            axis.axhspan(interval.low, interval.high, color=PALETTE[i], alpha=0.08, linewidth=0)
-        axis.set_xlabel("weight of the policy constraint")
+            _point(axis, 1.05 + 0.13 * i, _scores(results, row, column), i, row)
+        axis.axvline(1.1, color=FAINT, linewidth=0.8, linestyle=":")
+        axis.set_xticks([0, 0.5, 1])
+        axis.set_xlabel("constant weight  |  learned weights")
         axis.set_ylabel(SCORE)
 
     return _panels(results, one)
@@ -77,7 +77,7 @@ def mixing(results: Results) -> Figure:
 
     def one(axis: Axes, column: str) -> None:
         for i, row in enumerate(results.rows):
-            _point(axis, i, normalized(results, row, column), i)
+            _point(axis, i, _scores(results, row, column), i)
         axis.set_xticks(range(len(results.rows)), [row.replace(" ", "\n", 1) for row in results.rows])
         axis.margins(x=0.25)
         axis.set_ylabel(SCORE)
@@ -90,12 +90,12 @@ def numbers(results: Results) -> Figure:
     some = [int(n) for n in results.axes["tuples"] if int(n)]
 
     def one(axis: Axes, column: str) -> None:
-        none = mean_interval(normalized(results, "none · 0", column))
+        none = mean_interval(_scores(results, "none · 0", column))
         assert none is not None
         axis.axhline(none.value, color=PALETTE[0], linestyle=DASHES[1], linewidth=1.4, label="none")
         axis.axhspan(none.low, none.high, color=PALETTE[0], alpha=0.08, linewidth=0)
         for i, use in enumerate((u for u in results.axes["use"] if u != "none"), 1):
-            _line(axis, some, [normalized(results, f"{use} · {n}", column) for n in some], i, use)
+            _line(axis, some, [_scores(results, f"{use} · {n}", column) for n in some], i, use)
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         axis.set_xlabel("expert tuples")
@@ -107,9 +107,12 @@ def numbers(results: Results) -> Figure:
 def schedule(results: Results) -> Figure:
     """Score and movement of B over learning rate and period."""
     rates, periods = results.axes["learning rate"], results.axes["period"]
-    kinds: tuple[tuple[str, Callable[[str, str], NDArray[np.float64]]], ...] = (
-        (SCORE, lambda row, column: normalized(results, row, column)),
-        ("B moved by", lambda row, column: logged(results, row, column, "guiding_network/output_moved", last=0.1)),
+    kinds: tuple[tuple[str, Callable[[str, str], float]], ...] = (
+        (SCORE, lambda row, column: mean(normalized(results, row, column))),
+        (
+            "B moved by",
+            lambda row, column: mean(logged(results, row, column, "guiding_network/output_moved", last=0.1)),
+        ),
     )
     with mpl.rc_context(STYLE):
         size = (PANEL[0] * len(results.columns), 2 * PANEL[1])
@@ -117,7 +120,7 @@ def schedule(results: Results) -> Figure:
         axes = figure.subplots(2, len(results.columns), squeeze=False)
         for line, (title, of_cell) in zip(axes, kinds, strict=True):
             for axis, column in zip(line, results.columns, strict=True):
-                values = np.array([[of_cell(f"{r} · {p}", column).mean() for p in periods] for r in rates])
+                values = np.array([[of_cell(f"{r} · {p}", column) for p in periods] for r in rates])
                 axis.imshow(values, cmap="cividis", aspect="auto")
                 middle = (values.min() + values.max()) / 2
                 for (i, j), value in np.ndenumerate(values):
@@ -133,6 +136,10 @@ def schedule(results: Results) -> Figure:
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
+
+
+def _scores(results: Results, row: str, column: str) -> NDArray[np.float64]:
+    return np.array(list(normalized(results, row, column).values()))
 
 
 def _panels(results: Results, draw: Callable[[Axes, str], None], legend: bool = True) -> Figure:
@@ -168,10 +175,18 @@ def _line(
     axis.fill_between(x, low, high, color=PALETTE[i], alpha=0.12, linewidth=0)
 
 
-def _point(axis: Axes, x: float, scores: NDArray[np.float64], i: int) -> None:
+def _point(axis: Axes, x: float, scores: NDArray[np.float64], i: int, label: str | None = None) -> None:
     """The mean over seeds with its 95 % interval, and the seeds beside it."""
     interval = mean_interval(scores)
     assert interval is not None
-    axis.plot(np.full(len(scores), x + 0.15), scores, ".", color=FAINT, markersize=5)
+    axis.plot(np.full(len(scores), x + 0.04), scores, ".", color=FAINT, markersize=5)
     axis.vlines(x, interval.low, interval.high, color=PALETTE[i], linewidth=1.6)
-    axis.plot([x], [interval.value], color=PALETTE[i], marker=MARKERS[i % len(MARKERS)], markersize=6)
+    axis.plot(
+        [x],
+        [interval.value],
+        color=PALETTE[i],
+        marker=MARKERS[i % len(MARKERS)],
+        markersize=6,
+        label=label,
+        linestyle="none",
+    )

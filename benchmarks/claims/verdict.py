@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
 
-from benchmarks.results import Results
-from benchmarks.statistics.tests import Test, over_seeds, significant
+from benchmarks.results import Cell, Results
+from benchmarks.statistics import Interval, Test, difference, holm, over_seeds, significant
 from metarl.errors import UserError
 
 Outcome = Literal["held", "did not hold", "undecided", "not measured"]
+BySeed = Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,17 @@ class Claim:
     Attributes:
         paper, where: whose, and at which table or section.
         says: the statement.
-        suite: whose committed results judge it; empty for other sources.
+        rule: by which it is judged.
+        suite: whose committed results judge it; empty where the speed benchmark's do.
         judge: of those results.
     """
 
     paper: str
     where: str
     says: str
+    rule: str
     suite: str
-    judge: Callable[[Results], Verdict]
+    judge: Callable[[Results | None], Verdict] | Callable[[Results], Verdict]
 
 
 @dataclass(frozen=True)
@@ -56,96 +57,111 @@ class Difference:
     """Mean of one method minus mean of another, over seeds.
 
     Attributes:
-        value: of the means.
-        low, high: Welch's 95 % interval.
-        test: Welch's, over seeds.
+        interval: of it, 95 %.
+        test: of no difference.
     """
 
-    value: float
-    low: float
-    high: float
+    interval: Interval
     test: Test
 
     @classmethod
-    def of(cls, x: ArrayLike, y: ArrayLike) -> Difference:
-        """x minus y, from one score per seed.
+    def of(cls, x: BySeed, y: BySeed) -> Difference:
+        """x minus y.
 
         Raises:
             UserError: fewer than two seeds of either.
         """
-        ours, theirs = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        test = over_seeds(ours, theirs)
-        if test is None:
+        interval, test = difference(x, y), over_seeds(x, y)
+        if interval is None or test is None:
             raise UserError("a claim needs two seeds of each method at the least; run the suite with more")
-        value = float(ours.mean() - theirs.mean())
-        if np.ptp(ours) == np.ptp(theirs) == 0:
-            return cls(value, value, value, test)
-        # From moments: of raw scores scipy warns where only one of the methods has no spread.
-        parts = [scores.var(ddof=1) / len(scores) for scores in (ours, theirs)]
-        degrees = sum(parts) ** 2 / sum(v**2 / (len(s) - 1) for v, s in zip(parts, (ours, theirs), strict=True))
-        half = float(stats.t.ppf(0.975, degrees) * np.sqrt(sum(parts)))
-        return cls(value, value - half, value + half, test)
+        return cls(interval, test)
 
     @property
-    def significant(self) -> bool:
-        """At 5 %, of three seeds or more."""
-        return significant(self.test.p, self.test.n)
+    def value(self) -> float:
+        return self.interval.value
+
+    @property
+    def range(self) -> str:
+        """`+1.2 (−0.3 to +2.7)`."""
+        return f"{signed(self.value)} ({signed(self.interval.low)} to {signed(self.interval.high)})"
 
     def __str__(self) -> str:
-        return f"{signed(self.value)} ({signed(self.low)} to {signed(self.high)}; p = {self.test.p:.2g})"
+        return f"{self.range[:-1]}; p = {self.test.p:.2g})"
 
 
-def direction(difference: Difference, expected: int) -> Outcome:
-    """`held` where the difference has the expected sign significantly, `did not hold` where the opposite one."""
-    return called(difference.significant, bool(np.sign(difference.value) == expected))
+def clear(differences: Sequence[Difference]) -> list[bool]:
+    """Which of them are significant at 5 % together, by Holm's correction, over three seeds or more."""
+    corrected = holm([d.test.p for d in differences])
+    return [significant(p, d.test.n) for p, d in zip(corrected, differences, strict=True)]
 
 
-def called(clear: bool, as_said: bool) -> Outcome:
+def called(is_clear: bool, as_said: bool) -> Outcome:
     """`undecided` unless the difference is clear; else whether it is as the claim says."""
-    if not clear:
+    if not is_clear:
         return "undecided"
     return "held" if as_said else "did not hold"
 
 
+def direction(found: Difference, expected: int) -> Outcome:
+    """`held` where one difference has the expected sign significantly, `did not hold` where the opposite one."""
+    return called(clear([found])[0], bool(np.sign(found.value) == expected))
+
+
+def directions(found: Sequence[Difference], expected: int) -> list[Outcome]:
+    """The same of several differences that are judged together."""
+    return [called(yes, bool(np.sign(d.value) == expected)) for yes, d in zip(clear(found), found, strict=True)]
+
+
 def majority(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of a claim about most datasets: held, or refuted, on more than half of them."""
+    """Of a claim about most of some cases: held, or refuted, on more than half of them."""
     counts = Counter(outcomes)
     return next((outcome for outcome, count in counts.items() if count > len(outcomes) / 2), "undecided")
 
 
-def normalized(results: Results, row: str, column: str) -> NDArray[np.float64]:
+def normalized(results: Results, row: str, column: str) -> BySeed:
     """The normalised scores of a cell by seed, in percent.
 
     Raises:
         UserError: the cell is missing, unfinished, or has no references.
     """
-    cell = results.at(row, column)
-    scores = None if cell is None or len(cell.finished) < len(cell.seeds) else cell.normalized
+    cell = _whole(results, row, column)
+    scores = cell.normalized
     if scores is None:
-        raise UserError(f"{results.name}: the cell {row!r}, {column!r} is not there with all its seeds; run the suite")
-    return scores
+        raise UserError(f"{results.name}: no reference scores are known for {column!r}; see metarl/data/scores.py")
+    return dict(zip((run.seed for run in cell.scored), scores.tolist(), strict=True))
 
 
-def totals(results: Results, row: str) -> NDArray[np.float64]:
-    """The normalised scores by seed, averaged over the datasets.
-
-    Datasets share no randomness but the seed's number, so that these averages are independent of each other.
-    """
-    return np.mean([normalized(results, row, column) for column in results.columns], axis=0)
+def totals(results: Results, row: str) -> BySeed:
+    """The normalised scores by seed, averaged over the datasets."""
+    by_column = [normalized(results, row, column) for column in results.columns]
+    return {seed: mean([scores[seed] for scores in by_column]) for seed in by_column[0]}
 
 
-def logged(results: Results, row: str, column: str, metric: str, last: float = 0.5) -> NDArray[np.float64]:
+def logged(results: Results, row: str, column: str, metric: str, last: float = 0.5) -> BySeed:
     """A logged metric by seed, averaged over the last part of training (as a share of its rows).
 
     Raises:
         UserError: the cell or the metric is missing.
     """
+    found = {}
+    for run in _whole(results, row, column).finished:
+        series = run.scalars.get(metric)
+        if series is None:
+            raise UserError(f"{results.name}: {row!r}, {column!r} has no metric {metric!r}; run the suite again")
+        found[run.seed] = mean(series.values[-max(1, round(last * len(series.values))) :])
+    return found
+
+
+def _whole(results: Results, row: str, column: str) -> Cell:
     cell = results.at(row, column)
-    series = [run.scalars.get(metric) for run in cell.finished] if cell else []
-    values = [s.values[-max(1, round(last * len(s.values))) :] for s in series if s is not None]
-    if not values or len(values) < len(series):
-        raise UserError(f"{results.name}: {row!r}, {column!r} has no metric {metric!r}; run the suite again")
-    return np.array([np.mean(v) for v in values])
+    if cell is None or len(cell.scored) < len(cell.seeds):
+        raise UserError(f"{results.name}: the cell {row!r}, {column!r} is not there with all its seeds; run the suite")
+    return cell
+
+
+def mean(values: BySeed | Sequence[float]) -> float:
+    """Of numbers, or of what seeds have."""
+    return float(np.mean(list(values.values()) if isinstance(values, Mapping) else values))
 
 
 def signed(value: float) -> str:

@@ -1,9 +1,11 @@
 """What may be said of scores over a few seeds: `python -m benchmarks.statistics` measures how far it can be trusted.
 
-`intervals.py` and `profiles.py` estimate, `tests.py` compares, `coverage.py` simulates all of them where the answer is
-known, `page.py` and `picture.py` write docs/statistics.md and its picture from the simulation's result.
+`intervals.py` and `profiles.py` estimate, `tests.py` and `differences.py` compare, `coverage.py` simulates all of them
+where the answer is known, `page.py` and `picture.py` write docs/statistics.md and its picture from the simulation's
+result.
 """
 
+from benchmarks.statistics.differences import difference
 from benchmarks.statistics.intervals import LEVEL, Interval, iqm, mean_interval, stratified_bootstrap
 from benchmarks.statistics.profiles import Profile, performance_profile, probability_of_improvement
 from benchmarks.statistics.tests import (
@@ -14,6 +16,7 @@ from benchmarks.statistics.tests import (
     paired_t_over_evaluations,
     permutation,
     significant,
+    welch,
 )
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "Profile",
     "Test",
     "benjamini_hochberg",
+    "difference",
     "holm",
     "iqm",
     "mean_interval",
@@ -32,4 +36,5 @@ __all__ = [
     "probability_of_improvement",
     "significant",
     "stratified_bootstrap",
+    "welch",
 ]

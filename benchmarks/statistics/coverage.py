@@ -1,10 +1,9 @@
-"""How often intervals cover, and tests find a difference, where the truth is known: plain rows of a study."""
+"""How often intervals cover where the truth is known; `measure` makes all studies, those of tests too."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import metadata
 from itertools import product
@@ -12,57 +11,30 @@ from typing import Any
 
 import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from scipy import stats
 
 from benchmarks.statistics import simulation
 from benchmarks.statistics.checks import Scores
+from benchmarks.statistics.comparisons import comparison_studies
+from benchmarks.statistics.differences import difference
 from benchmarks.statistics.intervals import LEVEL, Method, Statistic, bounds, iqm, mean_interval
 from benchmarks.statistics.profiles import performance_profile, probability_of_improvement
 from benchmarks.statistics.simulation import DISTRIBUTIONS, generator, locations
+from benchmarks.statistics.study import (
+    CORRELATIONS,
+    DIFFERENCE,
+    EFFECTS,
+    IMPROVEMENT,
+    IQM,
+    MEAN,
+    OURS,
+    PROFILE,
+    Row,
+    Size,
+    Study,
+    keyed,
+)
 from benchmarks.statistics.tests import LEVEL as ALPHA
-from benchmarks.statistics.tests import benjamini_hochberg, holm, over_seeds, paired_t_over_evaluations
-from metarl.errors import ConfigError
 from metarl.provenance import environment
-
-SEEDS = (3, 5, 10)
-TASKS = (1, 4, 12)
-EFFECTS = (0, 1, 2)  # in standard deviations over seeds
-CORRELATIONS = (0.0, 0.5, 0.8)  # within-run, of evaluations
-EVALUATIONS = 10
-COMPARISONS = 12
-MEAN, IQM, IMPROVEMENT, PROFILE = "mean of one cell", "IQM", "probability of improvement", "performance profile"
-OURS = {MEAN: "Student's t", IQM: "t", IMPROVEMENT: "score", PROFILE: "Clopper-Pearson"}  # the defaults
-OUR_TEST = "Welch over seeds"
-UNLIKE = "unlike spread"
-Row = dict[str, Any]
-Study = Callable[[], list[Row]]
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is simulated.
-
-    Attributes:
-        simulations: of every cell.
-        samples: resamples of each bootstrap.
-        seed: of everything.
-        seeds: numbers of seeds.
-        distributions: names of those that scores are drawn from.
-        tasks: numbers of tasks.
-        only_ours: whether the other candidates are left out.
-    """
-
-    simulations: int = 1000
-    samples: int = 500
-    seed: int = 0
-    seeds: tuple[int, ...] = SEEDS
-    distributions: tuple[str, ...] = tuple(DISTRIBUTIONS)
-    tasks: tuple[int, ...] = TASKS
-    only_ours: bool = False
-
-    def __post_init__(self) -> None:
-        if self.simulations < 2:
-            raise ConfigError(f"simulations: {self.simulations} say nothing; 1,000 take some minutes")
 
 
 def measure(size: Size, progress: Progress | None = None) -> dict[str, Any]:
@@ -102,6 +74,7 @@ def interval_studies(size: Size) -> Iterator[Study]:
     """One study for every statistic, distribution and number of tasks and seeds."""
     for name, n in product(size.distributions, size.seeds):
         yield partial(mean_study, size, name, n)
+        yield from (partial(difference_study, size, name, n, correlation) for correlation in CORRELATIONS)
         for tasks in size.tasks:
             yield partial(iqm_study, size, name, n, tasks)
             yield partial(profile_study, size, name, n, tasks)
@@ -122,6 +95,18 @@ def mean_study(size: Size, name: str, n: int) -> list[Row]:
         low, high = zip(*(simulation.bootstrap_t(part, LEVEL, size.samples, rng) for part in parts), strict=True)
         found["bootstrap-t"] = np.stack([np.concatenate(low), np.concatenate(high)], 1)
     return [_row(MEAN, method, name, n, 1, ends, truth) for method, ends in found.items()]
+
+
+def difference_study(size: Size, name: str, n: int, correlation: float) -> list[Row]:
+    """Intervals of the difference of two methods' means, which is 0; as if seeds were unlike they are Welch's."""
+    rng = generator(size.seed, DIFFERENCE, name, n, correlation)
+    pairs = list(zip(*DISTRIBUTIONS[name].pair(rng, (size.simulations, n), correlation), strict=True))
+    rows = []
+    for method, moved in ((OURS[DIFFERENCE], 0), ("Welch's t", n)):
+        made = [difference(*keyed(x, y, moved)) for x, y in pairs]
+        ends = np.array([(interval.low, interval.high) for interval in made if interval is not None])
+        rows.append(_row(DIFFERENCE, method, name, n, 1, ends, 0.0) | {"correlation": correlation})
+    return rows
 
 
 def iqm_study(size: Size, name: str, n: int, tasks: int) -> list[Row]:
@@ -211,76 +196,3 @@ def _summary(statistic: str, method: str, name: str, n: int, tasks: int, covered
         "coverage": covered,
         "width": width if np.isfinite(width) else None,  # JSON knows no infinity
     }
-
-
-# -- tests -------------------------------------------------------------------------------------------------------
-
-
-def comparison_studies(size: Size) -> Iterator[Study]:
-    """One study for every scenario, effect and number of seeds."""
-    for n in size.seeds:
-        for effect in EFFECTS:
-            for scenario in (*size.distributions, UNLIKE):
-                yield partial(seeds_study, size, scenario, n, effect)
-            yield from (partial(evaluations_study, size, correlation, n, effect) for correlation in CORRELATIONS)
-        yield partial(family_study, size, n)
-
-
-def seeds_study(size: Size, scenario: str, n: int, effect: int) -> list[Row]:
-    """Tests over seeds; with `UNLIKE` one method varies three times as much as the other."""
-    rng = generator(size.seed, "tests", scenario, n, effect)
-    spread = 3.0 if scenario == UNLIKE else 1.0
-    draw = DISTRIBUTIONS["normal" if scenario == UNLIKE else scenario].draw
-    x = draw(rng, (size.simulations, n)) + effect * np.sqrt((1 + spread**2) / 2)
-    y = spread * draw(rng, (size.simulations, n))
-    p = {OUR_TEST: _over_seeds(x, y)}
-    if not size.only_ours:
-        p |= {
-            "Student over seeds": stats.ttest_ind(x, y, axis=-1).pvalue,
-            "paired over seeds": stats.ttest_rel(x, y, axis=-1).pvalue,
-            "permutation over seeds": simulation.p_permutation(x, y, rng),
-            "Mann-Whitney over seeds": stats.mannwhitneyu(x, y, axis=-1, method="exact").pvalue,
-        }
-    return [_tested(test, scenario, n, effect, values) for test, values in p.items()]
-
-
-def evaluations_study(size: Size, correlation: float, n: int, effect: int) -> list[Row]:
-    """Evaluations as a run's own effect plus noise: `x = sqrt(ρ) run + sqrt(1 - ρ) noise`, ρ the correlation.
-
-    The effect is in standard deviations of a run's score, `sqrt(ρ + (1 - ρ) / evaluations)`.
-    """
-    rng = generator(size.seed, "evaluations", correlation, n, effect)
-    runs = rng.standard_normal((2, size.simulations, n, 1))
-    noise = rng.standard_normal((2, size.simulations, n, EVALUATIONS))
-    x, y = np.sqrt(correlation) * runs + np.sqrt(1 - correlation) * noise
-    x += effect * np.sqrt(correlation + (1 - correlation) / EVALUATIONS)
-    p = {
-        OUR_TEST: _over_seeds(x.mean(-1), y.mean(-1)),
-        "paired t over evaluations": np.array([paired_t_over_evaluations(a, b).p for a, b in zip(x, y, strict=True)]),
-    }
-    scenario = f"correlation {correlation:g}"
-    return [_tested(test, scenario, n, effect, values) for test, values in p.items()]
-
-
-def family_study(size: Size, n: int) -> list[Row]:
-    """Twelve comparisons without any difference: how often at least one is found."""
-    rng = generator(size.seed, "family", n)
-    x, y = rng.standard_normal((2, size.simulations, COMPARISONS, n))
-    p = np.stack([_over_seeds(a, b) for a, b in zip(x, y, strict=True)])
-    corrected = {
-        "uncorrected": p,
-        "Holm": np.stack([holm(row) for row in p]),
-        "Benjamini-Hochberg": np.stack([benjamini_hochberg(row) for row in p]),
-    }
-    scenario = f"{COMPARISONS} comparisons"
-    return [_tested(name, scenario, n, 0, values.min(-1)) for name, values in corrected.items()]
-
-
-def _over_seeds(x: Scores, y: Scores) -> Scores:
-    made = [over_seeds(a, b) for a, b in zip(x, y, strict=True)]
-    return np.array([test.p for test in made if test is not None])
-
-
-def _tested(test: str, scenario: str, n: int, effect: int, p: Scores) -> Row:
-    rejected = float(np.mean(np.asarray(p) < ALPHA))
-    return {"test": test, "scenario": scenario, "effect": effect, "seeds": n, "rejected": rejected}

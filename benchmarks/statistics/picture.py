@@ -1,4 +1,4 @@
-"""docs/statistics.png: coverage of intervals and false positives of tests, at each number of seeds."""
+"""docs/statistics.png: coverage of intervals, false positives and power of tests, at each number of seeds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,20 @@ from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from benchmarks.colours import FAINT, GRID, INK, PALETTE
 from benchmarks.drawing import STYLE
-from benchmarks.statistics.coverage import IMPROVEMENT, IQM, MEAN, OUR_TEST, OURS, PROFILE, Row
-from benchmarks.statistics.page import GOAL, GORL
+from benchmarks.statistics.page import GOAL
+from benchmarks.statistics.simulation import DISTRIBUTIONS
+from benchmarks.statistics.study import (
+    DIFFERENCE,
+    GORL,
+    IMPROVEMENT,
+    IQM,
+    MEAN,
+    OUR_TEST,
+    OURS,
+    PROFILE,
+    UNPAIRED,
+    Row,
+)
 
 OURS_COLOUR = PALETTE[1]
 COLOURS = {
@@ -22,22 +34,20 @@ COLOURS = {
     "bca": PALETTE[4],
     "bootstrap-t": PALETTE[0],
     "Wilson": PALETTE[0],
-    "Student over seeds": PALETTE[7],
-    "paired over seeds": PALETTE[3],
-    "permutation over seeds": PALETTE[4],
-    "Mann-Whitney over seeds": PALETTE[5],
 }
 MARKERS = {"percentile": "s", "expanded": "^", "bca": "D", "bootstrap-t": "v", "Wilson": "v"}
 NAMES = {"t": "ours: bootstrap's error, Student's t", "bca": "BCa", "expanded": "expanded percentile"}
 ROOM = 0.13  # between candidates, in seeds' ticks
+OTHERS_COLOUR = PALETTE[2]
+OF_CORRELATION = "o^s"
 
 
 def picture(result: Mapping[str, Any]) -> Figure:
-    """Four panels of coverage, two of false positives."""
+    """Five panels of coverage, three of what tests find."""
     intervals, tests = result["intervals"], result["tests"]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12.6, 7.4), layout="constrained", facecolor="white")
-        axes = figure.subplots(2, 3)
+        figure = Figure(figsize=(9.6, 14.4), layout="constrained", facecolor="white")
+        axes = figure.subplots(4, 2)
         panels = [
             (axes[0, 0], MEAN, 1, "Mean of one cell"),
             (axes[0, 1], IQM, 4, "IQM over 4 tasks"),
@@ -48,10 +58,24 @@ def picture(result: Mapping[str, Any]) -> Figure:
             rows = [row for row in intervals if (row["statistic"], row["tasks"]) == (statistic, tasks)]
             _intervals(axis, rows, OURS[statistic], result["level"])
             axis.set_title(title)
-        _false_positives(axes[0, 2], tests, result["alpha"])
-        _evaluations(axes[1, 2], tests, result["alpha"])
+        of_differences = [row for row in intervals if row["statistic"] == DIFFERENCE]
+        _pairs(axes[2, 0], of_differences, "method", OURS[DIFFERENCE], "coverage")
+        _nominal(axes[2, 0], result["level"], "nominal")
+        axes[2, 0].set_title("Difference of two methods")
+        axes[2, 0].set_ylim(0.905, 1.004)
+        _finish(axes[2, 0], "lower left", 0.02, columns=2)
+        _evaluations(axes[2, 1], tests, result["alpha"])
+        _tests(axes[3, 0], tests, 0)
+        _nominal(axes[3, 0], result["alpha"], "nominal")
+        axes[3, 0].set_title("Tests over seeds, no difference")
+        axes[3, 0].set_ylim(-0.004, 0.115)
+        _finish(axes[3, 0], "upper left", 0.02, columns=2)
+        _tests(axes[3, 1], tests, 1)
+        axes[3, 1].set_title("Tests over seeds, 1 standard deviation")
+        axes[3, 1].set_ylim(0, 1.02)
+        _finish(axes[3, 1], "upper left", 0.2)
         words = (
-            "Marks: normal scores (of improvement, with the effect that is covered worst). "
+            "Marks: normal scores (of improvement, with the effect that is covered worst).\n"
             "Bars: from the lowest to the highest of all distributions and effects that are simulated."
         )
         figure.supxlabel(words, x=0.008, ha="left", fontsize=9)
@@ -80,29 +104,35 @@ def _intervals(axis: Axes, rows: Sequence[Row], ours: str, level: float) -> None
     _finish(axis, "lower right", 0.1)
 
 
-def _false_positives(axis: Axes, rows: Sequence[Row], alpha: float) -> None:
-    rows = [r for r in rows if not r["effect"] and r["test"].endswith("over seeds") and "corr" not in r["scenario"]]
+def _tests(axis: Axes, rows: Sequence[Row], effect: int) -> None:
+    rows = [row for row in rows if row["scenario"] in DISTRIBUTIONS and row["effect"] == effect]
+    _pairs(axis, [row for row in rows if row["test"] in (OUR_TEST, UNPAIRED)], "test", OUR_TEST, "rejected")
+    axis.set_ylabel("found where there is no difference" if not effect else "found")
+
+
+def _pairs(axis: Axes, rows: Sequence[Row], key: str, ours: str, share: str) -> None:
+    """Pairs and Welch's at each correlation of the two methods: a mark for normal scores, a line over distributions."""
     seeds = _seeds(axis, rows)
-    tests = list(dict.fromkeys(row["test"] for row in rows))
-    _nominal(axis, alpha, "nominal")
-    for place, test in enumerate(tests):
-        at = [i + ROOM * (place - (len(tests) - 1) / 2) for i in range(len(seeds))]
-        found = [[row for row in rows if (row["test"], row["seeds"]) == (test, n)] for n in seeds]
-        normal = [next(r["rejected"] for r in of_n if r["scenario"] == "normal") for of_n in found]
-        lows, highs = ([pick(r["rejected"] for r in of_n) for of_n in found] for pick in (min, max))
-        colour = OURS_COLOUR if test == OUR_TEST else COLOURS[test]
-        axis.vlines(at, lows, highs, color=colour, linewidth=2, alpha=0.55)
-        name = test.removesuffix(" over seeds")
-        label = f"ours: {name}" if test == OUR_TEST else name
-        axis.plot(at, normal, "oDs^v"[place], color=colour, markersize=6.5 if test == OUR_TEST else 5, label=label)
-    axis.set_title("Tests over seeds")
-    axis.set_ylabel("found where there is no difference")
-    axis.set_ylim(-0.004, max(0.08, 1.8 * max(row["rejected"] for row in rows)))
-    _finish(axis, "upper left", 0.02, columns=2)
+    correlations = list(dict.fromkeys(row["correlation"] for row in rows))
+    for is_ours, colour, name in ((True, OURS_COLOUR, "ours: paired"), (False, OTHERS_COLOUR, "Welch")):
+        for place, correlation in enumerate(correlations):
+            alike = [row for row in rows if (row[key] == ours, row["correlation"]) == (is_ours, correlation)]
+            found = [[row for row in alike if row["seeds"] == n] for n in seeds]
+            at = [i + ROOM * (place + (-3 if is_ours else 0.4)) for i in range(len(seeds))]
+            lows, highs = ([pick(row[share] for row in of_n) for of_n in found] for pick in (min, max))
+            axis.vlines(at, lows, highs, color=colour, linewidth=2, alpha=0.55)
+            normal = [
+                next(r[share] for r in of_n if "normal" in (r.get("distribution"), r.get("scenario"))) for of_n in found
+            ]
+            axis.plot(at, normal, OF_CORRELATION[place], color=colour, markersize=5.5)
+        axis.plot([], [], "s", color=colour, markersize=8, label=name)
+    for place, correlation in enumerate(correlations):
+        axis.plot([], [], OF_CORRELATION[place], color=INK, markersize=5, label=f"correlation {correlation:g}")
+    axis.set_ylabel(share)
 
 
 def _evaluations(axis: Axes, rows: Sequence[Row], alpha: float) -> None:
-    rows = [row for row in rows if not row["effect"] and "correlation" in row["scenario"]]
+    rows = [row for row in rows if not row["effect"] and row["scenario"].endswith("within runs")]
     seeds = _seeds(axis, rows)
     _nominal(axis, alpha, "nominal")
     scenarios = list(dict.fromkeys(row["scenario"] for row in rows))
@@ -111,7 +141,7 @@ def _evaluations(axis: Axes, rows: Sequence[Row], alpha: float) -> None:
             found = {r["seeds"]: r["rejected"] for r in rows if (r["test"], r["scenario"]) == (test, scenario)}
             colour = PALETTE[2] if test == GORL else OURS_COLOUR
             values = [found[n] for n in seeds]
-            axis.plot(range(len(seeds)), values, "o^s"[place] + "-", color=colour, linewidth=1.2, markersize=5)
+            axis.plot(range(len(seeds)), values, OF_CORRELATION[place] + "-", color=colour, linewidth=1.2, markersize=5)
             if test == GORL:
                 axis.annotate(
                     scenario,
@@ -123,7 +153,7 @@ def _evaluations(axis: Axes, rows: Sequence[Row], alpha: float) -> None:
                     fontsize=8.5,
                 )
     axis.plot([], [], "-", color=PALETTE[2], label="GORL's: paired t over evaluations")
-    axis.plot([], [], "-", color=OURS_COLOUR, label="ours: Welch over seeds")
+    axis.plot([], [], "-", color=OURS_COLOUR, label="ours: paired t over seeds")
     axis.set_title("Tests where evaluations of a run correlate")
     axis.set_xlim(right=len(seeds) - 0.05)  # room for words on the right
     axis.set_ylabel("found where there is no difference")

@@ -22,32 +22,50 @@ class Distribution:
     Attributes:
         what: in words.
         draw: (generator, shape) -> scores.
+        pair: (generator, shape, correlation) -> scores of two methods that correlate seed by seed.
         quantiles: many evenly spaced ones, which stand for the distribution where a true value is computed.
     """
 
     what: str
     draw: Callable[[np.random.Generator, tuple[int, ...]], Scores]
+    pair: Callable[[np.random.Generator, tuple[int, ...], float], tuple[Scores, Scores]]
     quantiles: Scores
 
 
 def _normal() -> Distribution:
-    return Distribution("normal", lambda rng, shape: rng.standard_normal(shape), _normal_quantiles(FINE))
+    return Distribution("normal", lambda rng, shape: rng.standard_normal(shape), _normal_pair, _normal_quantiles(FINE))
+
+
+def _normal_pair(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> tuple[Scores, Scores]:
+    z, own = rng.standard_normal((2, *shape))
+    return z, correlation * z + np.sqrt(1 - correlation**2) * own
 
 
 def _skewed() -> Distribution:
-    """`(exp(σ z) - E) / sd` with `E = exp(σ²/2)`, `sd = E sqrt(exp(σ²) - 1)`."""
+    """`(exp(σ z) - E) / sd` with `E = exp(σ²/2)`, `sd = E sqrt(exp(σ²) - 1)`.
+
+    Of z that correlate by ρ' the scores do by `(exp(σ² ρ') - 1) / (exp(σ²) - 1)`.
+    """
     mean = np.exp(SIGMA**2 / 2)
     sd = mean * np.sqrt(np.exp(SIGMA**2) - 1)
 
     def of(z: Scores) -> Scores:
         return np.asarray((np.exp(SIGMA * z) - mean) / sd)
 
+    def pair(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> tuple[Scores, Scores]:
+        of_z = np.log1p(correlation * np.expm1(SIGMA**2)) / SIGMA**2
+        x, y = _normal_pair(rng, shape, of_z)
+        return of(x), of(y)
+
     what = f"lognormal, σ = {SIGMA:g}: skewness 1.75"
-    return Distribution(what, lambda rng, shape: of(rng.standard_normal(shape)), of(_normal_quantiles(FINE)))
+    return Distribution(what, lambda rng, shape: of(rng.standard_normal(shape)), pair, of(_normal_quantiles(FINE)))
 
 
 def _failing() -> Distribution:
-    """`(z - DROP f + DROP FAILS) / sqrt(1 + DROP² FAILS (1 - FAILS))`, f a failure."""
+    """`(z - DROP f + DROP FAILS) / sqrt(1 + DROP² FAILS (1 - FAILS))`, f a failure.
+
+    Of two methods z correlates by ρ, and with probability ρ a seed's failure is that of the other.
+    """
     sd = np.sqrt(1 + DROP**2 * FAILS * (1 - FAILS))
 
     def of(z: Scores, fails: NDArray[np.bool_]) -> Scores:
@@ -56,10 +74,15 @@ def _failing() -> Distribution:
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Scores:
         return of(rng.standard_normal(shape), rng.random(shape) < FAILS)
 
+    def pair(rng: np.random.Generator, shape: tuple[int, ...], correlation: float) -> tuple[Scores, Scores]:
+        x, y = _normal_pair(rng, shape, correlation)
+        fails, own = rng.random((2, *shape)) < FAILS
+        return of(x, fails), of(y, np.where(rng.random(shape) < correlation, fails, own))
+
     failed = round(FINE * FAILS)
     grid = np.concatenate([_normal_quantiles(failed), _normal_quantiles(FINE - failed)])
     what = f"bimodal: a seed fails with probability {FAILS:g} and then ends {DROP:g} standard deviations lower"
-    return Distribution(what, draw, np.sort(of(grid, np.arange(FINE) < failed)))
+    return Distribution(what, draw, pair, np.sort(of(grid, np.arange(FINE) < failed)))
 
 
 def _normal_quantiles(count: int) -> Scores:

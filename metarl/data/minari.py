@@ -290,6 +290,8 @@ def _command(dataset_id: str) -> str:
 def _open(folder: Path, dataset_id: str) -> minari.MinariDataset:
     try:
         return minari.MinariDataset(folder / "data")
+    except (ImportError, AttributeError):  # Ctrl-C in the midst of an import; no fault of the data
+        raise
     except Exception as error:  # Minari raises whatever its storage does: AssertionError, KeyError, JSON errors
         raise DataError(
             f"dataset {dataset_id!r} at {folder} cannot be opened ({one_line(error)}); remove that folder, then run: "

@@ -12,6 +12,7 @@ from scipy import stats
 from benchmarks import statistics
 from benchmarks.statistics import (
     benjamini_hochberg,
+    difference,
     holm,
     iqm,
     mean_interval,
@@ -22,6 +23,7 @@ from benchmarks.statistics import (
     probability_of_improvement,
     significant,
     stratified_bootstrap,
+    welch,
 )
 from metarl.errors import ConfigError
 
@@ -29,7 +31,12 @@ METHODS = ("t", "percentile", "expanded", "bca")
 SCORES = st.integers(-1000, 1000).map(lambda value: value / 8)
 CELL = st.lists(SCORES, min_size=3, max_size=7)
 TASKS = st.dictionaries(st.sampled_from("abcde"), CELL, min_size=1, max_size=4)
+SEEDED = st.dictionaries(st.integers(0, 9), SCORES, min_size=2, max_size=7)
 FEW = settings(max_examples=40, deadline=None)
+
+
+def keyed(scores, first=0):
+    return dict(enumerate(scores, first))
 
 
 def ends(interval):
@@ -265,34 +272,83 @@ def test_the_score_interval_on_a_grid(x, sizes):
 # -- tests -------------------------------------------------------------------------------------------------------
 
 
-def test_welchs_test_by_hand():
+def test_pairs_over_seeds_by_hand():
+    # differences 1, 2, 6: mean 3, squares of residuals 4 + 1 + 9 = 14, s² = 7, t = 3 / sqrt(7 / 3), df = 2
+    x, y = {4: 11, 0: 3, 7: 8}, {0: 2, 4: 9, 7: 2}
+    test = over_seeds(x, y)
+    t = 3 / math.sqrt(7 / 3)
+    assert (test.name, test.difference, test.n, test.warning) == ("paired t over seeds", 3, 3, "")
+    assert test.statistic == pytest.approx(t)
+    assert test.p == pytest.approx(2 * stats.t.sf(t, 2))
+    assert test.p < welch([*x.values()], [*y.values()]).p  # which takes the seeds' luck for noise
+    half = 4.302653 * math.sqrt(7 / 3)  # t(0.975, 2) of any table
+    made = difference(x, y)
+    assert ends(made) == pytest.approx([3, 3 - half, 3 + half], rel=1e-6)
+    assert (made.level, made.n) == (0.95, 3)
+
+
+def test_unlike_seeds_are_compared_by_welchs_test_by_hand():
     # x: mean 4, s² = (4 + 0 + 4) / 2 = 4; y: mean 1, s² = (1 + 0 + 1) / 2 = 1
     # t = 3 / sqrt(4/3 + 1/3) = 3 / sqrt(5/3); df = (5/3)² / ((4/3)² / 2 + (1/3)² / 2) = (25/9) / (17/18) = 50/17
-    test = over_seeds([2, 4, 6], [0, 1, 2])
+    x, y = {0: 2, 1: 4, 2: 6}, {1: 0, 2: 1, 3: 2}
+    test = over_seeds(x, y)
     t = 3 / math.sqrt(5 / 3)
-    assert (test.difference, test.statistic, test.n) == (3, pytest.approx(t), 3)
+    assert (test.name, test.difference, test.n) == ("Welch over seeds", 3, 3)
+    assert test.statistic == pytest.approx(t)
     assert test.p == pytest.approx(2 * stats.t.sf(t, 50 / 17))
-    assert test.warning == ""
+    assert "unlike seeds, which make no pairs" in test.warning
     assert test.p == pytest.approx(stats.ttest_ind([2, 4, 6], [0, 1, 2], equal_var=False).pvalue)
+    assert welch([2, 4, 6], [0, 1, 2]).warning == ""
+    half = stats.t.ppf(0.9, 50 / 17) * math.sqrt(5 / 3)
+    assert ends(difference(x, y, 0.8)) == pytest.approx([3, 3 - half, 3 + half])
+
+
+def test_welchs_interval_of_unlike_numbers_of_seeds_is_scipys():
+    x, y = [1.0, 4.0, 2.0, 8.0], [3.0, 0.5]
+    theirs = stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
+    made = difference(keyed(x), keyed(y))
+    assert [made.low, made.high] == pytest.approx([theirs.low, theirs.high])
+    assert made.n == over_seeds(keyed(x), keyed(y)).n == 2
 
 
 def test_one_method_without_spread_is_still_tested():
-    # s_x = 0: t = (5 - 1) / sqrt(1/3), df = (1/3)² / ((1/3)² / 2) = 2
-    assert over_seeds([5, 5, 5], [0, 1, 2]).p == pytest.approx(2 * stats.t.sf(4 * math.sqrt(3), 2))
+    # s_x = 0: t = (5 - 1) / sqrt(1/3), df = (1/3)² / ((1/3)² / 2) = 2, of pairs and without
+    p = pytest.approx(2 * stats.t.sf(4 * math.sqrt(3), 2))
+    assert welch([5, 5, 5], [0, 1, 2]).p == over_seeds(keyed([5, 5, 5]), keyed([0, 1, 2])).p == p
+    half = stats.t.ppf(0.975, 2) / math.sqrt(3)
+    for first in (0, 9):
+        assert ends(difference(keyed([5, 5, 5]), keyed([0, 1, 2], first))) == pytest.approx([4, 4 - half, 4 + half])
 
 
 @pytest.mark.parametrize(("seeds", "p"), [(3, 2 / 20), (5, 2 / 252)])
 def test_two_methods_without_spread_are_arranged(seeds, p):
-    test = over_seeds([1.0] * seeds, [0.1] * seeds)
-    assert test.p == pytest.approx(p)
-    assert "no spread" in test.warning and test.name == "permutation over seeds"
-    assert over_seeds([0.1] * seeds, [0.1] * seeds).p == 1
+    x, y = [1.0] * seeds, [0.1] * seeds
+    for test in (welch(x, y), over_seeds(keyed(x), keyed(y, 9)), over_seeds(keyed(x), keyed(y))):
+        assert test.p == pytest.approx(p)
+        assert "no spread" in test.warning and test.name == "permutation over seeds"
+    assert welch(y, y).p == 1
+    assert ends(difference(keyed(x), keyed(y, 9))) == pytest.approx([0.9, 0.9, 0.9])
+    assert ends(difference(keyed(y), keyed([0.1, 0.1]))) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("seeds", "p"), [(3, 1 / 4), (6, 1 / 32)])
+def test_equal_differences_have_their_signs_flipped(seeds, p):
+    """Of 2^n assignments of signs two are as extreme: those of all alike."""
+    y = np.linspace(0.1, 0.7, seeds)
+    test = over_seeds(keyed(y - 1e3), keyed(y))  # whose differences are equal but for rounding
+    assert (test.p, test.statistic, test.name) == (p, -math.inf, "paired t over seeds")
+    assert "signs are flipped" in test.warning
+    assert ends(difference(keyed(y - 1e3), keyed(y))) == pytest.approx([-1e3] * 3)
+    same = over_seeds(keyed(y + 1e3 - 1e3), keyed(y))
+    assert (same.p, same.difference, same.statistic) == (1, 0, 0)
 
 
 def test_two_seeds_are_tested_and_one_is_not():
-    assert over_seeds([1], [1, 2, 3]) is None
-    assert over_seeds([], [1, 2, 3]) is None
-    assert "never called significant" in over_seeds([1, 2], [7, 8, 9]).warning
+    for y in ([1], [], [1, 2, 3]):
+        assert over_seeds({0: 1}, keyed(y)) is difference({0: 1}, keyed(y)) is welch([1], y) is None
+    assert over_seeds({}, {}) is None
+    for y in ({0: 7, 1: 9}, {0: 7, 1: 9, 2: 8}):
+        assert "never called significant" in over_seeds({0: 1, 1: 2}, y).warning
 
 
 @FEW
@@ -316,31 +372,63 @@ def test_three_seeds_cannot_reach_five_percent_by_permutation():
     assert permutation([100, 101, 102, 103], [0, 1, 2, 3]).warning == ""  # 2 / 70
 
 
+def shuffled(scores, random):
+    return dict(random.sample([*scores.items()], len(scores)))
+
+
 @FEW
-@given(CELL, CELL, st.sampled_from([0.5, 4.0, -2.0]), st.sampled_from([-16.0, 64.0]), st.randoms(use_true_random=False))
-def test_the_default_test_knows_neither_order_nor_scale(x, y, slope, shift, random):
-    assume(len(set(x)) > 1 or len(set(y)) > 1)
-    one = over_seeds(x, y)
-    moved = [slope * np.array(random.sample(scores, len(scores))) + shift for scores in (x, y)]
+@given(SEEDED, st.data(), st.sampled_from([0.5, 4.0, -2.0]), st.sampled_from([-16.0, 64.0]), st.booleans())
+def test_the_default_test_knows_neither_order_nor_scale(x, data, slope, shift, alike):
+    random = data.draw(st.randoms(use_true_random=False))
+    y = {seed: data.draw(SCORES) for seed in x} if alike else data.draw(SEEDED)
+    one, interval = over_seeds(x, y), difference(x, y)
+    expected = "paired t over seeds" if x.keys() == y.keys() else "Welch over seeds"
+    assert one.name == expected or (one.name == "permutation over seeds" and "no spread" in one.warning)
+    moved = [{seed: slope * score + shift for seed, score in shuffled(scores, random).items()} for scores in (x, y)]
     other = over_seeds(*moved)
     assert other.p == pytest.approx(one.p, rel=1e-6)
     assert other.difference == pytest.approx(slope * one.difference, abs=1e-9)
     assert over_seeds(y, x).statistic == pytest.approx(-one.statistic)
+    assert over_seeds(shuffled(x, random), shuffled(y, random)) == one
+    assert difference(shuffled(x, random), shuffled(y, random)) == interval
+    assert interval.value == pytest.approx(one.difference)
+    turned = difference(y, x)
+    assert [turned.low, turned.high] == pytest.approx([-interval.high, -interval.low])
+
+
+@FEW
+@given(SEEDED, st.data(), st.booleans())
+def test_the_interval_of_a_difference_leaves_out_zero_where_the_test_finds_one(x, data, alike):
+    y = {seed: data.draw(SCORES) for seed in x} if alike else data.draw(SEEDED)
+    test, interval = over_seeds(x, y), difference(x, y)
+    assume("no t" not in test.warning and abs(test.p - 0.05) > 1e-9)
+    assert (interval.low > 0 or interval.high < 0) == (test.p < 0.05)
 
 
 def test_gorls_test_by_hand():
     # differences 1, 2, 3, 6: mean 3, squares of residuals 4 + 1 + 0 + 9 = 14, s² = 14/3, t = 3 / sqrt(14/3 / 4)
-    test = paired_t_over_evaluations([[1, 3], [5, 6]], [[0, 1], [2, 0]])
+    test = paired_t_over_evaluations({3: [1, 3], 8: [5, 6]}, {8: [2, 0], 3: [0, 1]})
     t = 3 / math.sqrt(14 / 12)
     assert (test.difference, test.statistic, test.n) == (3, pytest.approx(t), 2)
     assert test.p == pytest.approx(2 * stats.t.sf(t, 3))
-    assert "4 evaluations of 2 runs" in test.warning
+    assert test.name == "paired t over 4 pairs of evaluations"
+    assert "independent, which they are not" in test.warning and "left out" not in test.warning
+
+
+def test_gorls_test_pairs_common_seeds_only():
+    x, y = {0: [1, 3], 1: [5, 6], 2: [9, 9]}, {1: [2, 0], 5: [7, 7], 0: [0, 1]}
+    test = paired_t_over_evaluations(x, y)
+    common = paired_t_over_evaluations({0: x[0], 1: x[1]}, {0: y[0], 1: y[1]})
+    assert (test.p, test.n, test.name) == (common.p, 2, common.name)
+    assert "seeds of one method only are left out" in test.warning
 
 
 @pytest.mark.parametrize(("gap", "p"), [(0.0, 1.0), (1.0, 2 / 2**6)])
 def test_gorls_test_of_equal_differences(gap, p):
     y = np.arange(6.0).reshape(3, 2)
-    assert paired_t_over_evaluations(y + gap, y).p == p
+    test = paired_t_over_evaluations(keyed(y + gap), keyed(y))
+    assert test.p == p
+    assert "signs are flipped" in test.warning
 
 
 @pytest.mark.parametrize(("p", "n", "expected"), [(0.0, 2, False), (0.04, 3, True), (0.05, 9, False), (0.06, 9, False)])
@@ -391,10 +479,20 @@ def test_corrections_keep_the_order_and_lie_where_they_must(p, random):
         (lambda: performance_profile({"a": [1]}, []), "thresholds: empty"),
         (lambda: probability_of_improvement({"a": [1]}, {"b": [1]}), "a, b has scores of one of them only"),
         (lambda: probability_of_improvement({"a": [1]}, {"a": [math.nan]}), "y['a'][0] is nan"),
-        (lambda: over_seeds([1, 2], [1, math.inf]), "y[1] is inf"),
+        (lambda: over_seeds({3: 1, 4: 2}, {3: 1, 4: math.inf}), "y[4] is inf"),
+        (lambda: over_seeds([1, 2], [1, 2]), "x: not keyed by seed; give a mapping"),
+        (lambda: difference({0: 1, 1: 2}, [1, 2]), "y: not keyed by seed"),
+        (lambda: difference({0: 1, 1: 2}, {0: 1, 1: 2}, 95), "level: 95 is not between 0 and 1"),
+        (lambda: welch([1, 2], [1, math.inf]), "y[1] is inf"),
         (lambda: permutation([], [1]), "at least one seed of each"),
-        (lambda: paired_t_over_evaluations([[1, 2]], [[1], [2]]), "[1, 2] and [2, 1] do not make two or more pairs"),
-        (lambda: paired_t_over_evaluations([1, 2], [1, 2]), "x: has shape [2]; give every evaluation of every seed"),
+        (
+            lambda: paired_t_over_evaluations({0: [1], 1: [2]}, {1: [1], 2: [2]}),
+            "[0, 1] and [1, 2] have fewer than two",
+        ),
+        (lambda: paired_t_over_evaluations({0: [1], 1: [2]}, {0: [1, 2], 1: [2]}), "[1, 1] and [2, 1] evaluations of"),
+        (lambda: paired_t_over_evaluations({0: [], 1: []}, {0: [], 1: []}), "give as many of every seed"),
+        (lambda: paired_t_over_evaluations({0: 1, 1: 2}, {0: 1, 1: 2}), "x[0]: has shape []"),
+        (lambda: paired_t_over_evaluations([[1, 2]], [[1, 2]]), "x: not keyed by seed"),
         (lambda: significant(1.5, 5), "not one or more p-values"),
         (lambda: significant(0.01, 5, level=5), "level: 5 is not between 0 and 1"),
         (lambda: holm([]), "not one or more p-values"),

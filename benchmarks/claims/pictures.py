@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from benchmarks.claims.verdict import by_label, logged, mean, normalized
@@ -61,12 +61,11 @@ def constraints(results: Results) -> Figure:
             pairs = [
                 [run.scalars[f"watch/{name}/constraint"] for name in ("expert", "random")] for run in cell.finished
             ]
-            ratios = np.array([np.divide(expert.values, random.values) for expert, random in pairs])
+            ratios = np.array([np.log(np.divide(expert.values, random.values)) for expert, random in pairs])
             steps = pairs[0][0].steps
             _line(axis, steps, list(ratios.T), i, row, markers=False)
-        axis.set_yscale("log")
         axis.set_xlabel("gradient steps")
-        axis.set_ylabel("constraint loss: expert / random")
+        axis.set_ylabel("log(constraint loss: expert / random)")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
     return _panels(results, one)
@@ -97,6 +96,7 @@ def numbers(results: Results) -> Figure:
         for i, use in enumerate((u for u in results.axes["use"] if u != "none"), 1):
             _line(axis, some, [_scores(results, f"{use} · {n}", column) for n in some], i, use)
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         axis.set_xlabel("expert tuples")
         axis.set_ylabel(SCORE)

@@ -87,6 +87,11 @@ class Verdict:
         return clearly and self.place(self.cloning.mean) <= FURTHEST
 
     @property
+    def apart(self) -> float | None:
+        """The difference in standard errors; None where no score varies over seeds."""
+        return self.difference / self.standard_error if self.standard_error else None
+
+    @property
     def accepted(self) -> bool:
         """All of it."""
         return self.medium and self.beats and self.below_expert
@@ -96,7 +101,7 @@ class Verdict:
         plain = asdict(self) | {
             "difference": self.difference,
             "standard_error": self.standard_error,
-            "difference_in_standard_errors": self.difference / self.standard_error,
+            "difference_in_standard_errors": self.apart,
             "data_place": self.place(self.data_return),
             "cloning_place": self.place(self.cloning.mean),
         }
@@ -192,7 +197,7 @@ def table(record: Mapping[str, Any]) -> str:
                 show(f["random_return"]),
                 show(f["expert_return"]),
                 *scores,
-                f"{f['difference_in_standard_errors']:.1f} s.e.",
+                _errors(f["difference_in_standard_errors"], "s.e."),
                 "accepted" if f["accepted"] else "not accepted",
             )
         )
@@ -201,7 +206,6 @@ def table(record: Mapping[str, Any]) -> str:
 
 def lines(recipe: str, verdict: Verdict) -> list[str]:
     """The figures for people."""
-    errors = verdict.difference / verdict.standard_error
     rates = verdict.measure == "success"
     show = "{:.3f}".format if rates else "{:,.1f}".format
     what = "success rate" if rates else "mean return"
@@ -213,8 +217,13 @@ def lines(recipe: str, verdict: Verdict) -> list[str]:
         f"  the data {data:.1%} of pieces reach their goal" if rates else f"  the data {show(data)}, {place}",
         f"  {BASE} {show(base.mean)} ± {show(base.sd or 0.0)}, {verdict.place(base.mean):.1%}",
         f"  {BETTER} {show(better.mean)} ± {show(better.sd or 0.0)}",
-        f"  difference {show(verdict.difference)}, {errors:.1f} standard errors ({show(verdict.standard_error)})",
+        f"  difference {show(verdict.difference)}, {_errors(verdict.apart, 'standard errors')}"
+        f" ({show(verdict.standard_error)})",
     ]
+
+
+def _errors(apart: float | None, unit: str) -> str:
+    return "no spread over seeds" if apart is None else f"{apart:.1f} {unit}"
 
 
 def _cell(loaded: Results, row: str, column: str) -> Cell:

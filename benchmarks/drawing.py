@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,7 +170,7 @@ def to_svg(figure: Figure, title: str = "") -> str:
         title: what it shows, for readers who hear the page.
     """
     text = io.StringIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), _any_script():
         _settle(figure)
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = text.getvalue()
@@ -191,10 +192,18 @@ def to_svg(figure: Figure, title: str = "") -> str:
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG on white, at 160 dots per inch."""
     data = io.BytesIO()
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), _any_script():
         _settle(figure)
         figure.savefig(data, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return data.getvalue()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """No warning of letters that Matplotlib's font lacks: a browser finds them elsewhere, a PNG shows boxes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"(?s)Glyph \d+ .* missing from font")
+        yield
 
 
 def _settle(figure: Figure) -> None:

@@ -35,7 +35,11 @@ def load(path: Path) -> Results:
         raise UserError(f"there is no folder {path}, and no .parquet file; name a bench folder such as runs/demo")
     bench = BenchFolder(path)
     results = _of_bench(bench) if bench.index.is_file() else _of_folder(path)
+    inside = [] if bench.index.is_file() else sorted(file.parent for file in path.glob("*/index.json"))
     if not any(cell.runs or cell.failed for cell in results.cells):
+        if inside:
+            names = ", ".join(folder.name for folder in inside)
+            raise UserError(f"{path} holds bench folders ({names}); name one, as in `metarl report {inside[0]}`")
         raise UserError(f"{path} holds no run yet; start some with `metarl bench` or `metarl train`")
     return results
 
@@ -162,8 +166,6 @@ def _results(
         if len({run.steps for run in cell.finished}) > 1:
             lengths = ", ".join(f"{run.steps:,}" for run in cell.finished)
             notes.append(f"{title}: runs of unlike lengths are averaged ({lengths} steps)")
-        if len({run.measure for run in cell.scored}) > 1:
-            notes.append(f"{title}: returns are scored, since success rates are known of some runs alone")
     taken = [{cell.row for cell in cells}, {cell.column for cell in cells}]
     rows, columns = (tuple(dict.fromkeys(p[side] for p in places if p[side] in taken[side])) for side in (0, 1))
     return Results(name, *titles, rows, columns, tuple(cells), tuple(notes))

@@ -1,14 +1,15 @@
 """Results: runs, cells and tables, each number that is said of them defined once here.
 
 The score of a run is the mean over its last evaluations (ten, or fewer where there are fewer; never the one before
-the first step) of their success rate where the environment has one, else of the mean raw return. A cell is the mean
-over its finished seeds, with the standard deviation over seeds (ddof = 1) beside it. `load` reads all of it back.
+the first step) of their success rate where the environment has one, else of the mean raw return; a column of a table
+has one measure, success only where all its runs have it. A cell is the mean over its finished seeds, with the standard
+deviation over seeds (ddof = 1) beside it. `load` reads all of it back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -121,7 +122,12 @@ class Run:
     @property
     def best(self) -> float | None:
         """The largest evaluation after step 0: optimistic, since it is chosen on the evaluations themselves."""
-        return max(self.values(self.measure), default=None)
+        return self.best_of(self.measure)
+
+    def best_of(self, measure: Measure) -> float | None:
+        """The best, were it that measure's; what is not a number is no best."""
+        values = self.values(measure)
+        return float(np.fmax.reduce(values)) if values else None
 
     @property
     def reference(self) -> Reference | None:
@@ -158,7 +164,9 @@ class Spread:
         """The spread of at least one value; None of none."""
         if not values:
             return None
-        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values))
+        with np.errstate(invalid="ignore"):  # a seed that diverged to infinity leaves no spread
+            sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            return cls(float(np.mean(values)), sd, len(values))
 
 
 @dataclass(frozen=True)
@@ -173,6 +181,7 @@ class Cell:
         runs: that exist, by seed.
         labels: of every axis.
         failed: by seed, the tail of the log of runs whose last attempt failed, those without a folder included.
+        column_measure: what its column scores, as `Results` finds it; None of a cell on its own.
         config: resolved; None where nothing has started.
     """
 
@@ -184,6 +193,7 @@ class Cell:
     runs: tuple[Run, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[int, str] = field(default_factory=dict)
+    column_measure: Measure | None = None
 
     @property
     def config(self) -> Mapping[str, Any] | None:
@@ -197,18 +207,37 @@ class Cell:
     @property
     def scored(self) -> tuple[Run, ...]:
         """Finished runs with an evaluation after step 0, in the order of `scores`."""
-        return tuple(run for run in self.finished if run.score is not None)
+        return tuple(run for run in self.finished if run.trained)
+
+    @property
+    def evaluated(self) -> tuple[Run, ...]:
+        """Those that say what is scored: `scored`, or while there is none, any run with evaluations."""
+        return self.scored or tuple(run for run in self.runs if run.evaluations)
 
     @property
     def measure(self) -> Measure:
-        """What is scored: success rates where every run has them throughout, else returns."""
-        runs = self.scored or self.runs
-        return "success" if runs and all(run.measure == "success" for run in runs) else "return"
+        """What is scored: its column's; on its own, success rates where every run has them throughout, else returns."""
+        return self.column_measure or _measure(self.evaluated)
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The scores of the finished seeds, by seed."""
+        return dict(zip((run.seed for run in self.scored), self.scores.tolist(), strict=True))
+
+    @property
+    def evaluations_by_seed(self) -> dict[int, tuple[float, ...]]:
+        """The evaluations that each score averages, by seed."""
+        return {run.seed: run.values(self.measure)[-LAST:] for run in self.scored}
 
     @property
     def scores(self) -> NDArray[np.float64]:
         """The scores [n] of the finished seeds."""
         return np.array([run.score_of(self.measure) for run in self.scored], np.float64)
+
+    @property
+    def bests(self) -> NDArray[np.float64]:
+        """The best evaluation [n] of each finished seed."""
+        return np.array([run.best_of(self.measure) for run in self.scored], np.float64)
 
     @property
     def normalized(self) -> NDArray[np.float64] | None:
@@ -236,7 +265,7 @@ class Cell:
     @property
     def best(self) -> Spread | None:
         """The best evaluation of each seed, over finished seeds."""
-        return Spread.of([max(run.values(self.measure)) for run in self.scored])
+        return Spread.of(self.bests.tolist())
 
 
 @dataclass(frozen=True)
@@ -286,6 +315,9 @@ class Results:
         notes: what a reader must know: unfinished or unreadable runs, unlike lengths.
         axes: labels by axis, in the order of the plan.
         excluded: combinations that the suite leaves out, each with its reason.
+
+    Its cells are given the measure of their column; where some runs know success rates that others lack, a note says
+    that returns are scored.
     """
 
     name: str
@@ -297,6 +329,23 @@ class Results:
     notes: tuple[str, ...] = field(default=())
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        notes = list(self.notes)
+        measures: dict[str, Measure] = {}
+        for column in dict.fromkeys(cell.column for cell in self.cells):
+            runs = [run for cell in self.cells if cell.column == column for run in cell.evaluated]
+            measures[column] = _measure(runs)
+            note = f"{column}: returns are scored, since success rates are known of some runs alone"
+            if measures[column] == "return" and any(run.measure == "success" for run in runs) and note not in notes:
+                notes.append(note)
+        cells = (replace(cell, column_measure=measures[cell.column]) for cell in self.cells)
+        object.__setattr__(self, "cells", tuple(cells))
+        object.__setattr__(self, "notes", tuple(notes))
+
+    def measure(self, column: str) -> Measure:
+        """What a column scores."""
+        return next((cell.measure for cell in self.cells if cell.column == column), "return")
 
     @property
     def environments(self) -> tuple[Mapping[str, str], ...]:
@@ -330,6 +379,11 @@ class Results:
     def fewest(self) -> int:
         """The smallest number of finished seeds of any cell."""
         return min((len(cell.finished) for cell in self.cells), default=0)
+
+
+def _measure(runs: Sequence[Run]) -> Measure:
+    """Success rates where every run has them throughout, else returns."""
+    return "success" if runs and all(run.measure == "success" for run in runs) else "return"
 
 
 def logged_evaluations(scalars: Mapping[str, Series]) -> tuple[Evaluation, ...]:

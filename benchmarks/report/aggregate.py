@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,18 +16,18 @@ from benchmarks.colours import FAINT, GRID
 from benchmarks.drawing import STYLE, WIDE, Look, panel, plain
 from benchmarks.report.heat import heat_map, probabilities
 from benchmarks.report.looks import looks
-from benchmarks.report.scores import MANY, comparable, foremost, testable, values_of
-from benchmarks.results import Results
+from benchmarks.report.scores import ENOUGH, MANY, by_seed, comparable, foremost, pooled, testable
+from benchmarks.results import LAST, Cell, Results
 from benchmarks.statistics import (
     Interval,
     Test,
+    difference,
     holm,
     over_seeds,
     paired_t_over_evaluations,
     performance_profile,
     probability_of_improvement,
     significant,
-    stratified_bootstrap,
 )
 
 THRESHOLDS = 101  # of a performance profile
@@ -43,15 +42,22 @@ class Aggregate:
         scores: by row and dataset.
         unit: of the scores.
         out: rows that lack seeds or datasets.
+        most: what a score can be at most, where all are rates.
     """
 
     scores: Mapping[str, Mapping[str, Any]]
     unit: str
     out: tuple[str, ...]
+    most: float | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(next(iter(self.scores.values()), ()))
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """How many each score has: `row, column` -> n."""
+        return {f"{row}, {c}": len(v) for row, columns in self.scores.items() for c, v in columns.items()}
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,9 @@ class Pair:
         test: over seeds.
         corrected: its p, Holm-corrected over the pairs of the dataset.
         holds: whether it is significant after that.
+        interval: of the difference.
         over_evaluations: GORL's test, where it can be made.
+        pairs: of evaluations, that it takes.
     """
 
     column: str
@@ -72,7 +80,9 @@ class Pair:
     test: Test
     corrected: float
     holds: bool
+    interval: Interval
     over_evaluations: Test | None
+    pairs: int
 
 
 def aggregate(results: Results) -> Aggregate | None:
@@ -81,10 +91,23 @@ def aggregate(results: Results) -> Aggregate | None:
         scores, out = comparable(results, kind)
         columns = next(iter(scores.values()), {})
         if len(scores) > 1 and (kind == "normalized" or len(columns) == 1):
-            success = kind == "last" and any(c.measure == "success" for c in results.cells)
+            success = all(results.measure(column) == "success" for column in columns)
             unit = "normalised score" if kind == "normalized" else ("success rate, %" if success else "return")
-            return Aggregate(scores, unit, out)
+            return Aggregate(scores, unit, out, 100.0 if success else None)
     return None
+
+
+def why_none(results: Results) -> str:
+    """Why there is no aggregate, as a sentence."""
+    rows = {cell.row for cell in results.cells if testable(cell.scores)}
+    if len(rows) < 2:
+        return f"No aggregate over datasets: fewer than two methods have {ENOUGH} finished seeds that did not diverge."
+    if not comparable(results, "last")[0]:
+        return f"No aggregate over datasets: no dataset has {ENOUGH} finished seeds of every method that is compared."
+    unknown = dict.fromkeys(c.column for c in results.cells if c.scored and c.normalized is None)
+    if unknown:
+        return f"No aggregate over datasets: no reference scores are known for {', '.join(unknown)}."
+    return "No aggregate over datasets: no normalised dataset is common to two methods."
 
 
 def profiles(found: Aggregate, rows: tuple[str, ...]) -> Figure:
@@ -116,7 +139,7 @@ def profiles(found: Aggregate, rows: tuple[str, ...]) -> Figure:
 
 def intervals(found: Aggregate) -> dict[str, Interval]:
     """The interquartile mean of every row over all its runs, with its stratified bootstrap interval."""
-    return {row: stratified_bootstrap(scores) for row, scores in found.scores.items()}
+    return {row: pooled(scores, found.most) for row, scores in found.scores.items()}
 
 
 def forest(made: Mapping[str, Interval], rows: tuple[str, ...], unit: str) -> Figure:
@@ -144,9 +167,9 @@ def forest(made: Mapping[str, Interval], rows: tuple[str, ...], unit: str) -> Fi
     return figure
 
 
-def improvement(results: Results) -> tuple[Figure, tuple[str, ...]] | None:
+def improvement(results: Results) -> tuple[Figure, Aggregate] | None:
     """P(row > column) of every pair over all datasets in their own units, and these; None of one row, and of many."""
-    scores, _ = comparable(results, "last")
+    scores, out = comparable(results, "last")
     if not 1 < len(scores) <= MANY:
         return None
     rows = tuple(scores)
@@ -154,43 +177,52 @@ def improvement(results: Results) -> tuple[Figure, tuple[str, ...]] | None:
     def probability(a: str, b: str) -> float:
         return probability_of_improvement(scores[a], scores[b]).value
 
-    return heat_map(probabilities(rows, probability)), tuple(scores[rows[0]])
+    return heat_map(probabilities(rows, probability)), Aggregate(scores, "", out)
 
 
 def pairs(results: Results, column: str) -> list[Pair]:
     """Every pair of rows of one dataset with enough seeds each; of many rows, the best with every other."""
     cells = [c for c in results.cells if c.column == column and testable(c.scores)]
-    tested = []
     best = max(cells, key=lambda cell: float(cell.scores.mean()), default=None)
     chosen = combinations(cells, 2) if len(cells) <= MANY else ((best, cell) for cell in cells if cell is not best)
+    tested = []
     for one, other in chosen:
         assert one is not None
-        test = over_seeds(values_of(one), values_of(other))
-        if test is not None:
-            x, y = _common(one.last_evaluations, other.last_evaluations)
-            paired = paired_t_over_evaluations(x, y) if x.size and len(x) == len(y) else None
-            tested.append((one, other, test, paired))
-    if not tested:
-        return []
-    corrected = holm([1.0 if math.isnan(test.p) else test.p for *_, test, _ in tested])
+        x, y = by_seed(one), by_seed(other)
+        test, interval = over_seeds(x, y), difference(x, y)
+        assert test is not None and interval is not None  # of `ENOUGH` seeds
+        tested.append((one, other, test, interval))
+    corrected = holm([test.p for *_, test, _ in tested]).tolist() if tested else []
     return [
         Pair(
             column,
             one.row,
             other.row,
             test,
-            float(p),
-            significant(float(p), min(len(one.scores), len(other.scores))),
-            paired,
+            p,
+            significant(p, test.n),
+            interval,
+            *over_evaluations(one, other),
         )
-        for (one, other, test, paired), p in zip(tested, corrected, strict=True)
+        for (one, other, test, interval), p in zip(tested, corrected, strict=True)
     ]
 
 
-def _common(x: Any, y: Any) -> tuple[Any, Any]:
-    """As many seeds and evaluations as both have, the last evaluations of each."""
-    n, k = min(len(x), len(y)), min(x.shape[1], y.shape[1])
-    return x[:n, x.shape[1] - k :], y[:n, y.shape[1] - k :]
+def over_evaluations(one: Cell, other: Cell) -> tuple[Test | None, int]:
+    """GORL's test on the last evaluations, paired by seed and by step, and its number of pairs; nothing of one seed."""
+    x, y = (_by_step(cell) for cell in (one, other))
+    seeds = [seed for seed in x if seed in y]
+    steps = set.intersection(*(set(of[seed]) for of in (x, y) for seed in seeds)) if seeds else set()
+    if len(seeds) < 2 or not steps:
+        return None, 0
+    ours, theirs = ({seed: [of[seed][step] for step in sorted(steps)] for seed in seeds} for of in (x, y))
+    return paired_t_over_evaluations(ours, theirs), len(seeds) * len(steps)
+
+
+def _by_step(cell: Cell) -> dict[int, dict[int, float]]:
+    """seed -> step -> value of the evaluations that the score averages."""
+    steps = {run.seed: [e.step for e in run.trained][-LAST:] for run in cell.scored}
+    return {seed: dict(zip(steps[seed], values, strict=True)) for seed, values in cell.evaluations_by_seed.items()}
 
 
 def _ends(axis: Any, interval: Interval, place: int, look: Look) -> None:

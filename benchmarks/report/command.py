@@ -38,7 +38,7 @@ def report(
     if other is None:
         page = pages.write(loaded, out or beside(path, "report"), parquet=path.is_dir())
         console.print(tables.rich_table(loaded), highlight=False)
-        notes = loaded.notes
+        notes = tables.notes_of(loaded)
     else:
         found = compare.compare(loaded, results.load(other), str(path), str(other))
         page = compare.write(found, out or beside(path, f"against-{other.resolve().stem}"))

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
-from scipy import stats
 
 from benchmarks.report import facts, tables
 from benchmarks.report.page import render
-from benchmarks.report.scores import ENOUGH, testable, values_of
+from benchmarks.report.scores import ENOUGH, by_seed, digits, testable, values_of
 from benchmarks.results import Cell, Results, Spread
-from benchmarks.statistics import holm, over_seeds, significant
+from benchmarks.statistics import Interval, difference, holm, over_seeds, significant
 from metarl.errors import UserError
 from metarl.training.folder import write_aside
 
 CAPTION = (
-    "Mean score over the last evaluations in each; success rates in percent. The difference is the second less the "
-    "first, in brackets its 95 % interval (Welch); p over seeds, Holm-corrected over all cells that are not "
-    "identical to the last bit."
+    "Mean score over the last evaluations in each; success rates in percent; ±: standard deviation over seeds; n: "
+    "their number. The difference is the second less the first, in brackets its 95 % interval; p of the t-test over "
+    "seeds (paired where both have the same, else Welch's), Holm-corrected over all cells that are not identical to "
+    "the last bit."
 )
+
+Key = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Match:
     Attributes:
         row, column: its labels.
         first, second: its scores in each; None where no run has finished.
-        difference: the second mean less the first; None where one is missing.
-        low, high: of its 95 % interval; None where there is no test.
-        p: of the test over seeds, Holm-corrected; None below three seeds, and of identical scores.
-        holds: whether the difference is significant.
-        identical: whether every common seed has the same score to the last bit.
+        difference: the second mean less the first; None where one is missing, or they measure unlike things.
+        interval: of the difference; None where there is no test.
+        p: of the test over seeds, Holm-corrected; None where there is none.
+        verdict: in words, with the reason where there is no test.
         keys: configuration keys that differ, with both values.
+        digits: after the point.
     """
 
     row: str
@@ -48,33 +49,35 @@ class Match:
     first: Spread | None
     second: Spread | None
     difference: float | None
-    low: float | None
-    high: float | None
+    interval: Interval | None
     p: float | None
-    holds: bool
-    identical: bool
+    verdict: str
     keys: tuple[tuple[str, str, str], ...]
+    digits: int
 
     @property
-    def interval(self) -> str:
-        """`[-3.1, 2.2]`, or nothing."""
-        return "" if self.low is None or self.high is None else f"[{_signed(self.low)}, {_signed(self.high)}]"
+    def holds(self) -> bool:
+        """Whether the difference is significant."""
+        return self.verdict in ("higher", "lower")
+
+    @property
+    def ends(self) -> str:
+        """`[-3.1, +2.2]`, or nothing."""
+        return (
+            "" if self.interval is None else f"[{self._signed(self.interval.low)}, {self._signed(self.interval.high)}]"
+        )
 
     @property
     def shown(self) -> str:
         """The difference with its sign."""
-        return "" if self.difference is None else _signed(self.difference)
+        return "" if self.difference is None else self._signed(self.difference)
 
-    @property
-    def verdict(self) -> str:
-        """In words."""
-        if self.difference is None:
-            return "not finished in both"
-        if self.identical:
-            return "identical"
-        if self.p is None:
-            return f"fewer than {ENOUGH} seeds: no test"
-        return ("higher" if self.difference > 0 else "lower") if self.holds else "not significant"
+    def figures(self, spread: Spread) -> str:
+        """One of the two, in the digits of both."""
+        return tables.shown(spread, self.digits)
+
+    def _signed(self, value: float) -> str:
+        return f"{value:+,.{self.digits}f}"
 
 
 @dataclass(frozen=True)
@@ -86,17 +89,20 @@ class Comparison:
         results: both.
         matches: cells that both have.
         only: cells that one has alone, of the first and of the second.
+        remark: on how cells were matched; empty where it was by all their labels.
     """
 
     titles: tuple[str, str]
     results: tuple[Results, Results]
     matches: tuple[Match, ...]
     only: tuple[tuple[str, ...], tuple[str, ...]]
+    remark: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Of both, with cells that one lacks."""
-        notes = [
+        notes = [self.remark] if self.remark else []
+        notes += [
             f"{other} has no {name}"
             for names, other in zip(self.only, reversed(self.titles), strict=True)
             for name in names
@@ -117,25 +123,26 @@ def compare(first: Results, second: Results, *titles: str) -> Comparison:
         UserError: they have no cell in common.
     """
     names = (titles[0], titles[1]) if len(titles) == 2 else (first.name, second.name)
-    ours, theirs = ({(c.row, c.column): c for c in loaded.cells} for loaded in (first, second))
-    common = [place for place in ours if place in theirs]
+    bare = [
+        name for name, loaded in zip(names, (first, second), strict=True) if not all(c.labels for c in loaded.cells)
+    ]
+    ours, theirs = (_keyed(loaded, bool(bare)) for loaded in (first, second))
+    common = [key for key in ours if key in theirs]
     if not common:
-        raise UserError(
-            f"{names[0]} and {names[1]} have no cell in common: {_listed(ours)} against {_listed(theirs)}; "
-            "compare results of the same methods and datasets"
-        )
-    tests = [_test(ours[place], theirs[place]) for place in common]
+        raise UserError(f"{names[0]} and {names[1]} have no cell in common: {_unlike(first, second, ours, theirs)}")
+    tests = [_test(ours[key], theirs[key]) for key in common]
     known = [i for i, p in enumerate(tests) if p is not None]
     corrected = dict(zip(known, holm([p for p in tests if p is not None]), strict=True)) if known else {}
     matches = [
-        _match(ours[place], theirs[place], None if i not in corrected else float(corrected[i]))
-        for i, place in enumerate(common)
+        _match(ours[key], theirs[key], None if i not in corrected else float(corrected[i]))
+        for i, key in enumerate(common)
     ]
-    only = (
-        tuple(", ".join(place) for place in ours if place not in theirs),
-        tuple(", ".join(place) for place in theirs if place not in ours),
+    only = tuple(
+        tuple(facts.title(cell) for key, cell in some.items() if key not in others)
+        for some, others in ((ours, theirs), (theirs, ours))
     )
-    return Comparison(names, (first, second), tuple(matches), only)
+    remark = f"Cells are matched by row and column, since {' and '.join(bare)} tells no labels." if bare else ""
+    return Comparison(names, (first, second), tuple(matches), (only[0], only[1]), remark)
 
 
 def rich_table(found: Comparison) -> RenderableType:
@@ -147,10 +154,12 @@ def rich_table(found: Comparison) -> RenderableType:
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for match in found.matches:
-        spreads = [tables.shown(s).replace(" ±", "\n±") + f" n={s.n}" if s else "" for s in (match.first, match.second)]
-        verdict = match.verdict + ("" if match.p is None else f"\np = {match.p:.3f}")
-        difference = f"{match.shown}\n{match.interval}"
-        table.add_row(*map(Text, (f"{match.row}\n{match.column}", *spreads, difference, verdict)))
+        both = (match.first, match.second)
+        spreads = [match.figures(s).replace(" ±", "\n±") + f" n={s.n}" if s else "" for s in both]
+        p = "" if match.p is None else tables.p_value(match.p)
+        verdict = match.verdict + (f"\np {p}" if p.startswith("<") else f"\np = {p}" if p else "")
+        cells = (f"{match.row}\n{match.column}", *spreads, f"{match.shown}\n{match.ends}", verdict)
+        table.add_row(*map(Text, cells))
     return Group(table, Text(CAPTION, style="dim"))
 
 
@@ -162,7 +171,6 @@ def page(found: Comparison) -> str:
         title=f"{found.results[1].name} against {found.results[0].name}",
         found=found,
         caption=CAPTION,
-        shown=tables.shown,
         few=tables.FEW if any(m.verdict.startswith("fewer") for m in found.matches) else "",
         provenance=[[*facts.head(results), *facts.provenance(results)] for results in found.results],
     )
@@ -185,45 +193,72 @@ def write(found: Comparison, out: Path) -> Path:
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
+def _keyed(loaded: Results, bare: bool) -> dict[Key, Cell]:
+    """Cells by the labels of their axes, whatever their order; where a side tells none, by row and column."""
+    return {
+        frozenset({"row": cell.row, "column": cell.column}.items() if bare else cell.labels.items()): cell
+        for cell in loaded.cells
+    }
+
+
+def _unlike(first: Results, second: Results, ours: Mapping[Key, Cell], theirs: Mapping[Key, Cell]) -> str:
+    """Why nothing matches."""
+    axes = [{axis for key in keys for axis, _ in key} for keys in (ours, theirs)]
+    if axes[0] != axes[1]:
+        one, other = (", ".join(axis for axis in loaded.axes) for loaded in (first, second))
+        return f"the axes of one are {one}, of the other {other}; compare suites whose axes have the same names"
+    return f"{_listed(ours)} against {_listed(theirs)}; compare results of the same methods and datasets"
+
+
+def _untested(one: Cell, other: Cell) -> str:
+    """Why there is no test; empty where there is one."""
+    missing = [title for title, cell in (("first", one), ("second", other)) if not cell.scored]
+    if missing:
+        return f"no finished run in the {' and the '.join(missing)}"
+    if one.measure != other.measure:
+        return "success rates against returns: not compared"
+    sizes, common = {len(one.by_seed), len(other.by_seed)}, _identical(one, other)
+    if common and common in sizes:
+        return "identical" if len(sizes) == 1 else f"identical on {facts.count(common, 'common seed')}"
+    if not all(math.isfinite(score) for cell in (one, other) for score in cell.by_seed.values()):
+        return "a seed diverged: no test"
+    enough = testable(one.scores) and testable(other.scores)
+    return "" if enough else f"fewer than {ENOUGH} seeds: no test"
+
+
+def _identical(one: Cell, other: Cell) -> int:
+    """How many seeds are common, where all of them have the same score to the last bit; else none."""
+    pairs = [(score, other.by_seed[seed]) for seed, score in one.by_seed.items() if seed in other.by_seed]
+    return len(pairs) if all(x == y or (math.isnan(x) and math.isnan(y)) for x, y in pairs) else 0
+
+
 def _test(one: Cell, other: Cell) -> float | None:
-    """The test's p; None below three seeds, and of identical scores, which leave nothing to test."""
-    if not (testable(one.scores) and testable(other.scores)) or one.measure != other.measure or _identical(one, other):
-        return None
-    test = over_seeds(values_of(other), values_of(one))
+    """The test's p; None where there is none."""
+    test = None if _untested(one, other) else over_seeds(by_seed(other), by_seed(one))
     return None if test is None else test.p
 
 
 def _match(one: Cell, other: Cell, p: float | None) -> Match:
-    x, y = values_of(one), values_of(other)
-    same = one.measure == other.measure
-    difference = float(y.mean() - x.mean()) if same and len(x) and len(y) else None
-    low, high = _interval(x, y) if p is not None else (None, None)
+    first, second = (Spread.of(values_of(cell).tolist()) for cell in (one, other))
+    comparable = first is not None and second is not None and one.measure == other.measure
+    gap = second.mean - first.mean if first and second and comparable else None
+    interval = None if p is None else difference(by_seed(other), by_seed(one))
+    verdict = _untested(one, other)
+    if p is not None and gap is not None:
+        clear = significant(p, min(len(one.by_seed), len(other.by_seed)))
+        verdict = ("higher" if gap > 0 else "lower") if clear else "not significant"
     return Match(
         row=one.row,
         column=one.column,
-        first=Spread.of(x.tolist()),
-        second=Spread.of(y.tolist()),
-        difference=difference,
-        low=low,
-        high=high,
+        first=first,
+        second=second,
+        difference=gap,
+        interval=interval,
         p=p,
-        holds=p is not None and significant(p, min(len(x), len(y))),
-        identical=difference is not None and _identical(one, other),
+        verdict=verdict,
         keys=tuple(_keys(one, other)),
+        digits=digits([spread.mean for spread in (first, second) if spread]),
     )
-
-
-def _interval(x: Any, y: Any) -> tuple[float | None, float | None]:
-    """Welch's interval of mean(y) - mean(x); nothing where no score varies."""
-    if np.ptp(x) == 0 and np.ptp(y) == 0:
-        return None, None
-    found = stats.ttest_ind(y, x, equal_var=False).confidence_interval(0.95)
-    return float(found.low), float(found.high)
-
-
-def _identical(one: Cell, other: Cell) -> bool:
-    ours, theirs = ({run.seed: run.score for run in cell.scored} for cell in (one, other))
-    return ours == theirs
 
 
 def _keys(one: Cell, other: Cell) -> Iterator[tuple[str, str, str]]:
@@ -235,10 +270,6 @@ def _keys(one: Cell, other: Cell) -> Iterator[tuple[str, str, str]]:
             yield key, ours.get(key, ""), theirs.get(key, "")
 
 
-def _listed(places: dict[tuple[str, str], Cell]) -> str:
-    names = [", ".join(place) for place in places]
+def _listed(cells: Mapping[Key, Cell]) -> str:
+    names = [facts.title(cell) for cell in cells.values()]
     return "; ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+,.{1 if abs(value) >= 10 else 3}f}"

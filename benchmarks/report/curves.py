@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -14,63 +14,40 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.colours import FAINT
-from benchmarks.drawing import STYLE, WIDE, Look, end_labels, panel, plain, power, steps_axis, thinned
-from benchmarks.report.looks import looks
-from benchmarks.report.scores import ENOUGH, foremost
+from benchmarks.drawing import STYLE, WIDE, end_labels, panel, plain, power, steps_axis, thinned
+from benchmarks.report.courses import Courses, Line, Point, courses
+from benchmarks.report.scores import foremost
 from benchmarks.results import Cell, Results, Run
-from benchmarks.statistics import mean_interval
 
 LABELLED = 10  # lines that have room for their names beside a panel
 LONGEST = 26  # characters of such a name
 SINGLE = 12  # lines of single seeds that a panel bears
-CROWD, BINS = 5, 40  # lines from which a panel is crowded, and the points that each of them then has
+DOTTED = (0, (1, 1.6))  # seeds that have not finished
 HYPERGRADIENT = "/hypergradient_norm"
 
-Point = tuple[Sequence[float], Sequence[float]]
+
+class Drawn(NamedTuple):
+    """A figure and its caption."""
+
+    figure: Figure
+    text: str
 
 
-@dataclass(frozen=True)
-class Line:
-    """One method's course.
-
-    Attributes:
-        name, look: of it.
-        steps: [k], common to all seeds.
-        values: [seeds, k].
-    """
-
-    name: str
-    look: Look
-    steps: Any
-    values: Any
-
-    def summary(self, geometric: bool = False) -> tuple[Any, Any, Any]:
-        """Mean over seeds, and its 95 % interval; of two seeds the two; in logarithms where `geometric`."""
-        table = np.log(self.values) if geometric else self.values
-        back: Callable[[Any], Any] = np.exp if geometric else np.asarray
-        if len(table) < ENOUGH:
-            return back(table.mean(0)), back(table.min(0)), back(table.max(0))
-        found = [mean_interval(column) for column in table.T]
-        low = [i.low if i else math.nan for i in found]
-        high = [i.high if i else math.nan for i in found]
-        return back(table.mean(0)), back(low), back(high)
-
-
-def learning_curve(results: Results, column: str) -> Figure | None:
+def learning_curve(results: Results, column: str) -> Drawn | None:
     """Return, or success rate, over gradient steps for one dataset; None where nothing was evaluated."""
-    drawn = _lines(results, column, _evaluations)
-    if not drawn:
+    found = courses(results, column, _evaluations, rates=True)
+    if not found.lines:
         return None
     with panel() as (figure, axis):
-        _returns(axis, results, column, drawn)
-        _name_ends(axis, drawn)
-    return figure
+        _returns(axis, results, column, found.lines)
+        _name_ends(axis, found.lines)
+    return Drawn(figure, " ".join(found.notes))
 
 
 def learning_curves(results: Results) -> Figure | None:
     """All datasets side by side with one legend, for papers and slides."""
-    found = {column: _lines(results, column, _evaluations) for column in results.columns}
-    found = {column: lines for column, lines in found.items() if lines}
+    found = {column: courses(results, column, _evaluations, rates=True) for column in results.columns}
+    found = {column: one for column, one in found.items() if one.lines}
     if not found:
         return None
     columns = min(3, len(found))
@@ -78,15 +55,16 @@ def learning_curves(results: Results) -> Figure | None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDE[0] * columns, WIDE[1] * rows + 0.5), layout="constrained")
         axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for (column, lines), axis in zip(found.items(), axes, strict=False):
-            _returns(axis, results, column, lines)
-            axis.set_title(column)
+        for (column, one), axis in zip(found.items(), axes, strict=False):
+            _returns(axis, results, column, one.lines)
+            n = sorted({len(line.values) for line in one.lines})
+            axis.set_title(f"{column} (n = {n[0]})" if len(n) == 1 else f"{column} (n = {n[0]} to {n[-1]})")
         for axis in axes[len(found) :]:
             axis.remove()
         entries = {
             text: handle for axis in figure.axes for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)
         }
-        width = max(map(len, entries))
+        width = max(map(len, entries), default=0)
         ncols = max(1, min(len(entries), int(WIDE[0] * columns * 13 / (width + 8))))
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols, handlelength=3)
     return figure
@@ -102,56 +80,66 @@ def watched(results: Results) -> dict[str, tuple[str, ...]]:
     return terms
 
 
-def watch_curve(results: Results, column: str, term: str, batches: Sequence[str]) -> Figure | None:
+def watch_curve(results: Results, column: str, term: str, batches: Sequence[str]) -> Drawn | None:
     """One watched term over gradient steps, a panel a batch; None where it was not watched."""
-    found = {
-        batch: _lines(results, column, lambda run, b=batch: _scalar(run, f"watch/{b}/{term}"))  # type: ignore[misc]
-        for batch in batches
-    }
-    found = {batch: _highest(results, column, lines) for batch, lines in found.items()}
-    found = {batch: lines for batch, lines in found.items() if lines}
+    found = {batch: _highest(results, column, _logged(results, column, f"watch/{batch}/{term}")) for batch in batches}
+    found = {batch: one for batch, one in found.items() if one.lines}
     if not found:
         return None
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDE[0], 0.6 + 2.1 * len(found)), layout="constrained")
         axes = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
-        for (batch, lines), axis in zip(found.items(), axes, strict=True):
-            for line in lines:
-                _line(axis, line, seeds=len(lines) * line.values.shape[0] <= SINGLE)
+        for (batch, one), axis in zip(found.items(), axes, strict=True):
+            _all(axis, one.lines)
             steps_axis(axis)
             axis.set_ylabel(term.replace("_", " "))
             axis.set_title(f"on {batch}")
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
-        for (_, lines), axis in zip(found.items(), axes, strict=True):
-            _name_ends(axis, lines, height=1.55)
+        for one, axis in zip(found.values(), axes, strict=True):
+            _name_ends(axis, one.lines, height=1.55)
         for axis in axes[:-1]:
             axis.set_xlabel("")
-    return figure
+    return Drawn(figure, " ".join(dict.fromkeys(note for one in found.values() for note in one.notes)))
 
 
-def hypergradients(results: Results, column: str) -> Figure | None:
-    """The norm of every logged hypergradient over steps, on a logarithmic axis; None where none is logged."""
+def hypergradients(results: Results, column: str) -> Drawn | None:
+    """The norm of every logged hypergradient over steps, on a logarithmic axis; None where none is logged.
+
+    A norm of exactly 0, the sign of a function that learns nothing, is drawn at the foot of the axis.
+    """
     names = sorted({m for cell in results.cells for run in cell.runs for m in run.scalars if m.endswith(HYPERGRADIENT)})
-    drawn = []
+    drawn: list[Line] = []
+    notes: dict[str, None] = {}
     for name in names:
-        lines = _lines(results, column, lambda run, n=name: _positive(_scalar(run, n)))  # type: ignore[misc]
-        for line in _highest(results, column, lines):
-            what = f" ({name.removesuffix(HYPERGRADIENT).replace('_', ' ')})" if len(names) > 1 else ""
-            drawn.append(Line(line.name + what, line.look, line.steps, line.values))
+        one = _highest(results, column, _logged(results, column, name))
+        what = f" ({name.removesuffix(HYPERGRADIENT).replace('_', ' ')})" if len(names) > 1 else ""
+        drawn += [replace(line, name=line.name + what) for line in one.lines]
+        notes |= dict.fromkeys((*one.notes, *_zeros(results, column, name, what, [line.name for line in one.lines])))
     if not drawn:
         return None
+    tables = [values for line in drawn for values in (line.values, *(part.values for part in line.parts))]
+    positive = np.concatenate([table[table > 0].ravel() for table in tables])
+    floor = 10.0 ** (math.ceil(math.log10(positive.min())) - 1) if len(positive) else 1.0
+    zeros = any((table <= 0).any() for table in tables)
     with panel() as (figure, axis):
-        for line in drawn:
-            _line(axis, line, seeds=len(drawn) * line.values.shape[0] <= SINGLE, geometric=True)
+        _all(axis, [_raised(line, floor) for line in drawn], geometric=True)
+        low, high = axis.dataLim.intervaly
+        room = max((high / low) ** 0.05, 1.2)  # not Matplotlib's own, which is none where nothing varies
+        axis.set_ylim(low / room, high * room)
         axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value)))
-        low, high = axis.get_ylim()
-        wide = math.log10(high / low) >= 1  # else no power of ten may be in sight
+        wide = math.log10(high / low) >= 1 or not len(positive)  # else no power of ten may be in sight
+
+        def label(value: float, _: object) -> str:
+            if zeros and math.isclose(value, floor):
+                return "0"
+            return power(value) if len(positive) else ""
+
+        axis.yaxis.set_major_formatter(FuncFormatter(label))
         axis.yaxis.set_minor_formatter(NullFormatter() if wide else FuncFormatter(lambda value, _: f"{value:.0e}"))
         axis.set_ylabel("norm of the hypergradient")
         steps_axis(axis)
-        _name_ends(axis, drawn, geometric=True)
-    return figure
+        _name_ends(axis, [_raised(line, floor) for line in drawn], geometric=True)
+    return Drawn(figure, " ".join(notes))
 
 
 def moved(results: Results) -> set[str]:
@@ -159,46 +147,59 @@ def moved(results: Results) -> set[str]:
     return {c.row for c in results.cells for run in c.runs for m in run.scalars if m.endswith(HYPERGRADIENT)}
 
 
-def is_success(results: Results, column: str) -> bool:
-    """Whether a dataset's score is a success rate."""
-    cells = [cell for cell in results.cells if cell.column == column and cell.runs]
-    return bool(cells) and all(cell.measure == "success" for cell in cells)
+def data_returns(results: Results, column: str) -> list[float]:
+    """The mean returns of a dataset's training data, where cards know them."""
+    cells = [cell for cell in results.cells if cell.column == column]
+    cards = [next((run.data["train"] for run in cell.runs if "train" in run.data), {}) for cell in cells]
+    means = [card.get("returns", {}).get("mean") for card in cards]
+    return list(dict.fromkeys(mean for mean in means if mean is not None))
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
 def _returns(axis: Axes, results: Results, column: str, lines: Sequence[Line]) -> None:
-    shown = foremost({line.name: float(line.values[:, -1].mean()) for line in lines})
+    shown = foremost({line.name: line.end for line in lines})
+    _all(axis, [line for line in lines if line.name in shown], of=lines)
     for line in lines:
-        if line.name in shown:
-            _line(axis, line, seeds=sum(len(other.values) for other in lines) <= SINGLE)
-        else:
+        if line.name not in shown and len(line.values):
             axis.plot(line.steps, line.values.mean(0), color=FAINT, linewidth=0.7, alpha=0.7, zorder=1)
-    success = is_success(results, column)
+    success = results.measure(column) == "success"
     if not success:
-        cells = [cell for cell in results.cells if cell.column == column]
-        for value in dict.fromkeys(filter(None, (_data_return(cell) for cell in cells))):
+        for value in data_returns(results, column):
             axis.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0.5, label="mean of the data")
     steps_axis(axis)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_ylabel("success rate, %" if success else "return per episode")
 
 
-def _highest(results: Results, column: str, lines: Sequence[Line]) -> list[Line]:
+def _highest(results: Results, column: str, found: Courses) -> Courses:
     """The lines of the methods with the highest scores, where they are many."""
     scores = {c.row: float(c.scores.mean()) if len(c.scores) else math.nan for c in results.cells if c.column == column}
-    shown = foremost({line.name: scores[line.name] for line in lines})
-    return [line for line in lines if line.name in shown]
+    return found.only(foremost({line.name: scores[line.name] for line in found.lines}))
 
 
-def _line(axis: Axes, line: Line, seeds: bool, geometric: bool = False) -> None:
-    """The mean with its band, and thin lines for the seeds where there are few."""
-    mean, low, high = line.summary(geometric)
+def _all(axis: Axes, lines: Sequence[Line], geometric: bool = False, of: Sequence[Line] = ()) -> None:
+    """Every line; where seeds are few (of all the lines of the panel), with each seed."""
+    few = sum(len(line.values) for line in of or lines) <= SINGLE
+    for line in lines:
+        _line(axis, line, few, geometric)
+
+
+def _line(axis: Axes, line: Line, seeds: bool, geometric: bool) -> None:
+    """The mean with its band, thin lines for the seeds where there are few, and dotted ones for those in no mean."""
     look, n = line.look, len(line.values)
+    thin: Any = {"color": look.colour, "linewidth": 0.7, "alpha": 0.45}
+    for part in line.parts:
+        axis.plot(part.steps, part.values, **thin | {"linestyle": DOTTED, "linewidth": 0.9, "alpha": 0.8})
+        if part.diverged and len(part.steps):
+            axis.plot(part.steps[-1:], part.values[-1:], "x", color=look.colour, markersize=6, markeredgewidth=1.3)
+    if not n:
+        return
+    mean, low, high = line.summary(geometric)
     if seeds and n > 1:
         for values in line.values:
-            axis.plot(line.steps, values, color=look.colour, linewidth=0.7, alpha=0.45)
+            axis.plot(line.steps, values, **thin)
     marked = thinned(len(line.steps), 7)
     axis.plot(
         line.steps,
@@ -217,68 +218,43 @@ def _line(axis: Axes, line: Line, seeds: bool, geometric: bool = False) -> None:
 
 
 def _name_ends(axis: Axes, lines: Sequence[Line], geometric: bool = False, height: float = 2.2) -> None:
-    shown = foremost({line.name: float(line.values[:, -1].mean()) for line in lines})
-    lines = [line for line in lines if line.name in shown]
+    shown = foremost({line.name: line.end for line in lines})
+    lines = [line for line in lines if line.name in shown and len(line.values)]
     if not 1 < len(lines) <= LABELLED or any(len(line.name) > LONGEST for line in lines):
         return
     ends = [(line.steps[-1], line.summary(geometric)[0][-1], line.name, line.look) for line in lines]
     end_labels(axis, ends, height)
 
 
-def _lines(results: Results, column: str, points: Callable[[Run], Point | None]) -> list[Line]:
-    """One line a row: the steps that all its runs have in common, thinned or averaged to what can be seen."""
-    look = looks(results.rows)
-    tables: dict[str, tuple[Any, Any]] = {}
-    for cell in results.cells:
-        if cell.column != column:
-            continue
-        found: list[Mapping[float, float]] = []
-        for run in cell.runs:
-            steps, values = points(run) or ((), ())
-            if steps:
-                found.append({s: v for s, v in zip(steps, values, strict=True) if math.isfinite(v)})
-        common = sorted(set.intersection(*map(set, found))) if found else []
-        if common:
-            tables[cell.row] = (np.array(common), np.array([[one[step] for step in common] for one in found]))
-    k = 1 if len(tables) < CROWD else max(1, round(max(len(steps) for steps, _ in tables.values()) / BINS))
-    return [Line(row, look[row], *_shorter(steps, table, k)) for row, (steps, table) in tables.items()]
+def _evaluations(cell: Cell, run: Run) -> Point | None:
+    if cell.measure == "return":
+        return [e.step for e in run.evaluations], [e.mean for e in run.evaluations]
+    rates = [(e.step, 100 * e.success) for e in run.evaluations if e.success is not None]
+    return [step for step, _ in rates], [rate for _, rate in rates]
 
 
-def averaged(results: Results, column: str) -> int:
-    """How many consecutive evaluations a point of the learning curve averages, so that a crowd can be told apart."""
-    counts = [len(run.evaluations) for cell in results.cells if cell.column == column for run in cell.runs]
-    rows = {cell.row for cell in results.cells if cell.column == column and any(run.evaluations for run in cell.runs)}
-    return 1 if len(rows) < CROWD else max(1, round(max(counts, default=0) / BINS))
+def _logged(results: Results, column: str, name: str) -> Courses:
+    def points(_: Cell, run: Run) -> Point | None:
+        series = run.scalars.get(name)
+        return None if series is None else (series.steps, series.values)
+
+    return courses(results, column, points)
 
 
-def _shorter(steps: Any, table: Any, k: int) -> tuple[Any, Any]:
-    """The first point, then means of `k` consecutive ones; or every so many where that is too much to draw."""
-    if k == 1 or len(steps) <= k:
-        kept = thinned(len(steps))
-        return steps[kept], table[:, kept]
-    starts = np.r_[0, np.arange(1, len(steps), k)]
-    sizes = np.diff(np.r_[starts, len(steps)])
-    return np.add.reduceat(steps, starts) / sizes, np.add.reduceat(table, starts, axis=1) / sizes
+def _raised(line: Line, floor: float) -> Line:
+    """With `floor` in place of what a logarithmic axis cannot show."""
+    parts = tuple(replace(part, values=np.maximum(part.values, floor)) for part in line.parts)
+    return replace(line, values=np.maximum(line.values, floor), parts=parts)
 
 
-def _evaluations(run: Run) -> Point | None:
-    rates = [100 * e.success for e in run.evaluations if e.success is not None]
-    values = rates if run.measure == "success" else [e.mean for e in run.evaluations]
-    return [e.step for e in run.evaluations], values
-
-
-def _scalar(run: Run, name: str) -> Point | None:
-    series = run.scalars.get(name)
-    return None if series is None else (series.steps, series.values)
-
-
-def _positive(points: Point | None) -> Point | None:
-    """The points that a logarithmic axis can show."""
-    kept = [(step, value) for step, value in zip(*points, strict=True) if value > 0] if points else []
-    return [step for step, _ in kept], [value for _, value in kept]
-
-
-def _data_return(cell: Cell) -> float | None:
-    """The mean return of the training data, where its card knows it."""
-    cards = [run.data["train"] for run in cell.runs if "train" in run.data]
-    return cards[0].get("returns", {}).get("mean") if cards else None
+def _zeros(results: Results, column: str, name: str, what: str, rows: Sequence[str]) -> list[str]:
+    """A sentence on hypergradients of exactly 0."""
+    told = []
+    for row in rows:
+        cell = results.at(row, column)
+        series = [run.scalars[name] for run in (cell.runs if cell else ()) if name in run.scalars]
+        values = [value for one in series for value in one.values]
+        zeros = sum(value == 0 for value in values)
+        if zeros:
+            told.append(f"{zeros:,} of {len(values):,} of {row}{what}")
+    return [f"Exactly 0, drawn at the foot of the axis: {', '.join(told)}."] if told else []

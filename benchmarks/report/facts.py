@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.results import Cell, Results
 
 SHA = 12  # hex digits shown
+UNLIKE = 4  # exceptions to the common number of seeds that are named
 LABELS = {"name", "seeds"}  # keys that say what the labels say already
 
 
@@ -61,6 +62,18 @@ def lead(results: Results) -> str:
 def count(n: int, what: str) -> str:
     """`1 run`, `2 runs`."""
     return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def seeds(counts: Mapping[str, int]) -> str:
+    """`n = 5 seeds.`, or `n = 5 seeds; 3 of BC.`; of many that differ, `n = 1 to 5 seeds.`"""
+    if not counts:
+        return ""
+    every = list(counts.values())
+    common = max(every, key=lambda n: (every.count(n), n))
+    unlike = [f"{n} of {what}" for what, n in counts.items() if n != common]
+    if len(unlike) > UNLIKE:
+        return f"n = {min(every)} to {count(max(every), 'seed')}."
+    return f"n = {count(common, 'seed')}{''.join(f'; {text}' for text in unlike)}."
 
 
 def head(results: Results) -> Iterator[tuple[str, str]]:

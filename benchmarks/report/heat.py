@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from benchmarks.colours import FAINT, PALETTE
 from benchmarks.drawing import STYLE
+from benchmarks.report.facts import seeds
 from benchmarks.report.scores import grid
 from benchmarks.results import Cell, Results
 
@@ -31,6 +32,7 @@ class Heat:
         values: [rows, columns], NaN where there is none.
         texts: in the cells.
         shades: [rows, columns] in -1 (vermillion) to 1 (blue).
+        seeds: how many each number has, in words.
     """
 
     title: tuple[str, str]
@@ -39,6 +41,7 @@ class Heat:
     values: Any
     texts: Sequence[Sequence[str]]
     shades: Any
+    seeds: str = ""
 
 
 def heat_map(heat: Heat) -> Figure:
@@ -97,14 +100,16 @@ def over_axes(results: Results, column: str) -> list[tuple[str, Heat]]:
     for name, cells in groups.items():
         values = np.full((len(rows), len(columns)), np.nan)
         texts = [[""] * len(columns) for _ in rows]
+        n = {}
         for cell in cells:
             score = scores.at(cell.row, cell.column)
             if score is not None:
                 i, j = rows.index(cell.labels[down]), columns.index(cell.labels[across])
-                values[i, j] = score.mean
+                values[i, j] = score.mean if np.isfinite(score.mean) else np.nan
                 texts[i][j] = score.value.replace("-", "−")
+                n[f"{rows[i]}, {columns[j]}"] = score.n
         if np.isfinite(values).any():
-            drawn.append((name, Heat((down, across), rows, columns, values, texts, _scaled(values))))
+            drawn.append((name, Heat((down, across), rows, columns, values, texts, _scaled(values), seeds(n))))
     return drawn
 
 
@@ -112,9 +117,7 @@ def probabilities(rows: Sequence[str], probability: Callable[[str, str], float])
     """P(row > column) of every ordered pair, blue above a half and vermillion below."""
     values = np.array([[np.nan if a == b else probability(a, b) for b in rows] for a in rows])
     texts = [["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values]
-    return Heat(
-        ("", "how probably the method at the left is better than this one"), rows, rows, values, texts, 2 * values - 1
-    )
+    return Heat(("", ""), rows, rows, values, texts, 2 * values - 1)
 
 
 def _named(axis: str, label: str) -> str:

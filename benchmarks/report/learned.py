@@ -56,20 +56,21 @@ def probe_histogram(cell: Cell, name: str, colour: str) -> Figure | None:
 
 def probe_course(cell: Cell, name: str, colour: str) -> Figure | None:
     """Mean and spread of the outputs over a batch, and how far they have moved since the start, over steps."""
-    courses = [run.probes[name] for run in cell.runs if run.probes.get(name)]
-    if not courses:
+    runs = [run for run in cell.runs if run.probes.get(name)]
+    if not runs:
         return None
     with panel(NARROW, rows=2) as (figure, axes):
         above, below = axes
-        symbol = _symbol(courses[0][0]["output_name"])
-        for course in courses:
+        symbol = _symbol(runs[0].probes[name][0]["output_name"])
+        for run in runs:
+            course, dash = run.probes[name], "-" if run.finished else ":"
             kept = [course[i] for i in thinned(len(course))]
             steps = [row["step"] for row in kept]
             mean, std, moved = (np.array([row[key] for row in kept]) for key in ("mean", "std", "moved"))
-            above.plot(steps, mean, color=colour, linewidth=1.4)
-            band = 0.25 / len(courses)
+            above.plot(steps, mean, color=colour, linewidth=1.4, linestyle=dash)
+            band = 0.25 / len(runs)
             above.fill_between(steps, mean - std, mean + std, color=colour, alpha=band, linewidth=0)
-            below.plot(steps, moved, color=colour, linewidth=1.4)
+            below.plot(steps, moved, color=colour, linewidth=1.4, linestyle=dash)
         above.set_ylabel(f"{symbol}: mean ± std")
         below.set_ylabel(f"|{symbol} now − at start|")
         below.set_ylim(bottom=0)
@@ -82,8 +83,8 @@ def probe_course(cell: Cell, name: str, colour: str) -> Figure | None:
 
 
 def summary(cell: Cell, name: str) -> str:
-    """How mean and outputs moved, in words."""
-    ends = [(run.probes[name][0], run.probes[name][-1], run.seed) for run in cell.runs if run.probes.get(name)]
+    """How mean and outputs moved, in words: over finished runs, or while there are none, as far as the others came."""
+    ends = [(run.probes[name][0], run.probes[name][-1], run.seed) for run in _counted(cell, name)]
     what = ends[0][0]["output_name"]
     if len(ends) <= SEEDS:
         told = "; ".join(
@@ -100,7 +101,8 @@ def summary(cell: Cell, name: str) -> str:
             f"{len(ends)} seeds from {_range(first)} to {_range(last)}, moved by {_range(moved)} (mean over seeds, and "
             "their range)"
         )
-    return f"Mean {what} over a batch, from start to end, and how far its outputs have moved: {told}."
+    far = "end" if any(run.finished for run in _counted(cell, name)) else "the last probe, of unfinished runs"
+    return f"Mean {what} over a batch, from start to {far}, and how far its outputs have moved: {told}."
 
 
 def _range(values: list[float]) -> str:
@@ -122,20 +124,28 @@ def _functions(axis: Axes, rows: list[Mapping[str, Any]], colour: str, tone: flo
     axis.plot(points, curves.mean(0), label=label, **style)
 
 
-def _moments(cell: Cell, name: str) -> Iterator[tuple[str, float, list[Mapping[str, Any]]]]:
-    """(label, tone from 0 at the start to 1 at the end, one probe row a seed) for three moments of training."""
+def _counted(cell: Cell, name: str) -> list[Run]:
+    """The finished runs with that function; all where none has finished."""
     runs = [run for run in cell.runs if run.probes.get(name)]
-    if not runs:
-        return
-    last = max(row["step"] for run in runs for row in run.probes[name])
+    return [run for run in runs if run.finished] or runs
+
+
+def _moments(cell: Cell, name: str) -> Iterator[tuple[str, float, list[Mapping[str, Any]]]]:
+    """(label, tone from 0 at the start to 1 at the end, one probe row a seed) for three moments of training.
+
+    Every row is of the step that the label names; a seed without a probe there is left out, and the label says so.
+    """
+    runs = _counted(cell, name)
+    of_runs = [{row["step"]: row for row in run.probes[name]} for run in runs]
+    every = {step for rows in of_runs for step in rows}
     for tone in (0.0, 0.5, 1.0):
-        rows = [_nearest(run, name, tone * last) for run in runs]
-        if not tone or rows[0]["step"]:
-            yield f"step {rows[0]['step']:,}", tone, rows
-
-
-def _nearest(run: Run, name: str, step: float) -> Mapping[str, Any]:
-    return min(run.probes[name], key=lambda row: abs(row["step"] - step))
+        if not every or (tone and max(every) == 0):
+            return
+        at = min(sorted(every), key=lambda step: abs(step - tone * max(every)))
+        rows = [of_run[at] for of_run in of_runs if at in of_run]
+        if not tone or at:
+            few = "" if len(rows) == len(runs) else f" ({len(rows)} of {len(runs)} seeds)"
+            yield f"step {at:,}{few}", tone, rows
 
 
 def _pooled(rows: list[Mapping[str, Any]], what: str) -> tuple[Any, Any]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from benchmarks import tidy
 from benchmarks.colours import themed, variables
-from benchmarks.report import aggregate, curves, facts, heat, learned, tables
+from benchmarks.report import aggregate, curves, facts, heat, latex, learned, tables
 from benchmarks.report.looks import looks
-from benchmarks.report.picture import Picture, slug
+from benchmarks.report.picture import Names, Picture
 from benchmarks.report.scores import ENOUGH, FOREMOST, MANY, grid
 from benchmarks.results import Results
 from benchmarks.statistics import Interval
@@ -83,7 +82,7 @@ def write(results: Results, out: Path, parquet: bool = True) -> Path:
         (out / "figures").mkdir(parents=True, exist_ok=True)
         write_aside(out / "table.csv", tables.csv_text(results))
         write_aside(out / "table.md", tables.markdown(results))
-        write_aside(out / "table.tex", tables.latex(results))
+        write_aside(out / "table.tex", latex.latex(results))
         if parquet:
             tidy.write(results, out / "results.parquet")
         for picture in made.pictures:
@@ -103,14 +102,13 @@ def page(results: Results) -> str:
 
 def build(results: Results) -> Page:
     """The page with its figures."""
-    curved = [
-        replace(picture, text=_averaged(curves.averaged(results, picture.title)))
-        for picture in _by_column(results, curves.learning_curve, "curves", "Score over steps on {}, a line per method")
-    ]
-    functions = list(_learned(results))
-    slow = _by_column(results, curves.hypergradients, "hypergradient", "Norm of the hypergradient over steps on {}")
-    watched = list(_watched(results))
-    heats = list(_heats(results))
+    name = Names("curves", "profiles", "iqm", "improvement")  # the files that stand alone
+    curved = _by_column(results, curves.learning_curve, "Score over steps on {}, a line per method", name, "curves")
+    functions = list(_learned(results, name))
+    norms = "Norm of the hypergradient over steps on {}"
+    slow = _by_column(results, curves.hypergradients, norms, name, "hypergradient")
+    watched = list(_watched(results, name))
+    heats = list(_heats(results, name))
     together = _together(results)
     better = _improvement(results)
     pictures = [
@@ -130,6 +128,7 @@ def build(results: Results) -> Page:
         title=results.name,
         looks=look_of,
         results=results,
+        notes=tables.notes_of(results),
         lead=facts.lead(results),
         few=tables.FEW if scores.few or not scores.scores else "",
         enough=ENOUGH,
@@ -140,10 +139,12 @@ def build(results: Results) -> Page:
         best=best,
         captions={one.kind: tables.caption(one) for one in (scores, normalized, best)},
         curves=curved,
+        data=any(curves.data_returns(results, c) for c in results.columns if results.measure(c) == "return"),
         many=len(results.rows) > MANY,
         foremost=FOREMOST,
-        banded=all(len(cell.runs) >= ENOUGH for cell in results.cells if cell.runs),
+        banded=all(len(cell.finished) >= ENOUGH for cell in results.cells if cell.runs),
         together=together,
+        why_none=aggregate.why_none(results),
         better=better,
         pairs=[(column, found) for column in results.columns if (found := aggregate.pairs(results, column))],
         heats=heats,
@@ -170,7 +171,7 @@ def render(template: str, pictures: Iterable[Picture], title: str, **values: Any
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(minus=_minus, themed=_themed, p=_p)
+    environment.filters.update(minus=_minus, breaks=_breaks, themed=_themed, p=tables.p_value)
     keys = "".join(themed(look.colour) for look in values.get("looks", {}).values())
     light, dark = variables("".join(picture.svg for picture in pictures) + keys)
     return environment.get_template(template).render(title=title, light=light, dark=dark, version=__version__, **values)
@@ -179,51 +180,58 @@ def render(template: str, pictures: Iterable[Picture], title: str, **values: Any
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
-def _by_column(results: Results, draw: Callable[[Results, str], Figure | None], name: str, alt: str) -> list[Picture]:
+def _by_column(
+    results: Results, draw: Callable[[Results, str], curves.Drawn | None], alt: str, name: Names, kind: str
+) -> list[Picture]:
     drawn = ((column, draw(results, column)) for column in results.columns)
     return [
-        Picture(slug(name, column), column, figure, alt.format(column))
-        for column, figure in drawn
-        if figure is not None
+        Picture(name(kind, column), column, one.figure, alt.format(column), one.text)
+        for column, one in drawn
+        if one is not None
     ]
 
 
-def _learned(results: Results) -> Iterator[Learned]:
+def _learned(results: Results, file: Names) -> Iterator[Learned]:
     look = looks(results.rows)
     drawings = (
         ("input", "Over its input", learned.probe_curve, ""),
         ("outputs", "Its outputs", learned.probe_histogram, ""),
-        ("course", "Over training", learned.probe_course, "One line per seed; the band is the spread over a batch."),
+        (
+            "course",
+            "Over training",
+            learned.probe_course,
+            "One line per seed, dotted where it has not finished; the band is the spread over a batch.",
+        ),
     )
     for cell in results.cells:
-        for name in dict.fromkeys(name for run in cell.runs for name in run.probes):
+        for name in dict.fromkeys(name for run in cell.runs for name, rows in run.probes.items() if rows):
             what = f"{facts.title(cell)}: {name.replace('_', ' ')}"
             pictures = []
             for short, title, draw, text in drawings:
                 figure = draw(cell, name, look[cell.row].colour)
                 if figure is not None:
-                    file = slug("learned", cell.row, cell.column, name, short)
-                    pictures.append(Picture(file, title, figure, f"{what}, {title.lower()}", text))
+                    called = file("learned", cell.row, cell.column, name, short)
+                    pictures.append(Picture(called, title, figure, f"{what}, {title.lower()}", text))
             yield Learned(what, learned.summary(cell, name), tuple(pictures))
 
 
-def _watched(results: Results) -> Iterator[Picture]:
+def _watched(results: Results, name: Names) -> Iterator[Picture]:
     for term, batches in curves.watched(results).items():
         for column in results.columns:
-            figure = curves.watch_curve(results, column, term, batches)
-            if figure is not None:
+            drawn = curves.watch_curve(results, column, term, batches)
+            if drawn is not None:
                 what = term.replace("_", " ")
                 alt = f"{what} over gradient steps on {column}, a panel a batch"
-                yield Picture(slug("watch", term, column), f"{what}, {column}", figure, alt)
+                yield Picture(name("watch", term, column), f"{what}, {column}", drawn.figure, alt, drawn.text)
 
 
-def _heats(results: Results) -> Iterator[Picture]:
+def _heats(results: Results, file: Names) -> Iterator[Picture]:
     for column in results.columns:
         for name, found in heat.over_axes(results, column):
             title = ", ".join(filter(None, (column if results.column_title else "", name))) or "score"
             down, across = found.title
             alt = f"Mean score by {down} and {across}: {title}"
-            yield Picture(slug("axes", column, name), title, heat.heat_map(found), alt)
+            yield Picture(file("axes", column, name), title, heat.heat_map(found), alt, found.seeds)
 
 
 def _together(results: Results) -> Together | None:
@@ -238,7 +246,8 @@ def _together(results: Results) -> Together | None:
             aggregate.profiles(found, results.rows),
             "Share of runs above every score, a line per method",
             "The higher a line, the more of its runs reach a score."
-            + (" Bands: 95 % intervals." if len(found.scores) <= aggregate.BANDS else ""),
+            + (" Bands: 95 % intervals." if len(found.scores) <= aggregate.BANDS else "")
+            + f" {facts.seeds(found.seeds)}",
         ),
         Picture(
             "iqm",
@@ -246,7 +255,7 @@ def _together(results: Results) -> Together | None:
             aggregate.forest(made, results.rows, found.unit),
             "Interquartile mean with its interval per method",
             "Mean of the middle half of all runs, with its 95 % interval (bootstrap, stratified by dataset). "
-            "Grey: that of the best.",
+            f"Grey: that of the best. {facts.seeds(found.seeds)}",
         ),
     )
     order = sorted(made, key=lambda row: -made[row].value)
@@ -257,15 +266,13 @@ def _improvement(results: Results) -> Picture | None:
     drawn = aggregate.improvement(results)
     if drawn is None:
         return None
-    figure, columns = drawn
+    figure, found = drawn
+    over = facts.count(len(found.columns), "dataset")
     text = (
-        f"How often a run of one method beats a run of another, averaged over {facts.count(len(columns), 'dataset')}."
+        f"How often a run of the method at the left beats a run of the one below, averaged over {over}. "
+        f"{facts.seeds(found.seeds)}"
     )
     return Picture("improvement", "Probability of improvement", figure, "Probability of improvement by pair", text)
-
-
-def _averaged(k: int) -> str:
-    return "" if k == 1 else f"Each point averages {k} consecutive evaluations."
 
 
 def _minus(text: object) -> str:
@@ -273,10 +280,10 @@ def _minus(text: object) -> str:
     return str(text).replace("-", "−")
 
 
+def _breaks(label: str) -> Markup:
+    """A label that a narrow column may break after its slashes."""
+    return Markup("/<wbr>").join(label.split("/"))
+
+
 def _themed(colour: str) -> Markup:
     return Markup(themed(colour))
-
-
-def _p(value: float) -> str:
-    """A p value: two digits, or below which it lies."""
-    return "–" if value != value else ("< 0.001" if value < 0.001 else f"{value:.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -57,3 +58,20 @@ class Picture:
 def slug(*words: str) -> str:
     """A file's name from labels: `curves-pendulum-medium`."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+
+
+class Names:
+    """Files' names from labels, never one for two: labels that come out alike get a digest of their own.
+
+    On file systems that do not tell capitals from small letters, they are told apart too.
+    """
+
+    def __init__(self, *taken: str) -> None:
+        self._words: dict[str, tuple[str, ...]] = {name: () for name in taken}
+
+    def __call__(self, *words: str) -> str:
+        name = slug(*words)
+        if self._words.get(name, words) != words:
+            name += "-" + hashlib.sha256("\0".join(words).encode()).hexdigest()[:6]
+        self._words[name] = words
+        return name

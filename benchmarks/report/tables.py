@@ -1,24 +1,21 @@
-"""The results table in its forms: terminal, CSV, Markdown, LaTeX."""
+"""The results table in its forms: terminal, CSV, Markdown, LaTeX (with `benchmarks.report.latex`)."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.report.scores import Grid, Score, grid, values_of
-from benchmarks.results import LAST, Results, Spread
-from benchmarks.statistics import mean_interval
+from benchmarks.report.scores import Grid, Score, digits, grid, mean_ends, values_of
+from benchmarks.results import LAST, Cell, Results, Spread
 
 FEW = "No significance is claimed below 3 seeds."
-TIED = "≈"
-_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-_LATEX |= {c: f"\\{c}" for c in "&%$#_{}"} | {"≈": r"$\approx$", "·": r"$\cdot$", "−": "$-$", "×": r"$\times$"}
+TIED, UNTESTED = "≈", "†"
+_MARKDOWN = {"<": "&lt;"} | {c: f"\\{c}" for c in "\\|$*`"}
 
 
 def rich_table(results: Results) -> RenderableType:
@@ -27,7 +24,7 @@ def rich_table(results: Results) -> RenderableType:
     table = Table(title=Text(results.name), title_justify="left")
     table.add_column(Text(results.row_title))
     for column in shown_grid.columns:
-        table.add_column(Text(_head(shown_grid, column)), justify="right")
+        table.add_column(Text(heading(shown_grid, column)), justify="right")
     for row in results.rows:
         table.add_row(Text(row), *(_entry(shown_grid, row, column) for column in shown_grid.columns))
     return Group(table, Text(caption(shown_grid), style="dim"))
@@ -45,10 +42,15 @@ def caption(shown_grid: Grid) -> str:
     scores = shown_grid.scores.values()
     if any(score.low is not None for score in scores):
         parts.append("Brackets: 95 % interval of the mean over seeds.")
-    if any(score.low is None and score.sd is not None for score in scores):
+    if any(score.around.startswith("±") for score in scores):
         parts.append("±: standard deviation over seeds, where they are fewer than 3.")
-    if shown_grid.tested and shown_grid.kind != "best":
-        parts.append(f"Bold: the highest mean. {TIED}: not significantly below it (test over seeds, Holm, 5 %).")
+    if shown_grid.tested:
+        parts.append(
+            f"Bold: the highest mean. {TIED}: not significantly below it (t-test over seeds, paired where both "
+            "have the same, else Welch's; Holm, 5 %); unmarked: significantly."
+        )
+        if any(score.untested for score in scores):
+            parts.append(f"{UNTESTED}: not tested against it, since one of the two has too few seeds or diverged.")
     elif any(score.best for score in scores):
         parts.append("Bold: the highest mean.")
     if shown_grid.few or not shown_grid.scores:
@@ -61,18 +63,30 @@ def lines(shown_grid: Grid, row: str, column: str) -> str:
     score = shown_grid.at(row, column)
     if score is None:
         return shown_grid.missing[row, column]
-    return f"{' '.join(filter(None, (score.value + _mark(score), score.around)))}  ({score.seeds})"
+    return f"{' '.join(filter(None, (score.value + mark(shown_grid, score), score.around)))}  ({score.seeds})"
 
 
-def shown(spread: Spread) -> str:
+def mark(shown_grid: Grid, score: Score) -> str:
+    """What stands beside a figure; of a table without any test, nothing."""
+    untested = score.untested and shown_grid.tested
+    return f" {TIED}" if score.tied else f" {UNTESTED}" if untested else ""
+
+
+def shown(spread: Spread, places: int | None = None) -> str:
     """`-1,234.5 ± 6.7`; one seed has no spread."""
-    digits = 1 if math.hypot(spread.mean, spread.sd or 0) >= 10 else 3
-    sd = "" if spread.sd is None else f" ± {spread.sd:,.{digits}f}"
-    return f"{spread.mean:,.{digits}f}{sd}"
+    if places is None:
+        places = digits([math.hypot(spread.mean, spread.sd or 0)])
+    sd = "" if spread.sd is None else f" ± {spread.sd:,.{places}f}"
+    return f"{spread.mean:,.{places}f}{sd}"
+
+
+def p_value(p: float) -> str:
+    """Three digits, or below which it lies."""
+    return "–" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def csv_text(results: Results) -> str:
-    """One row a cell, full precision, the seeds' scores at the end; success rates as shares."""
+    """One row a cell, full precision, the seeds' scores at the end; success rates as shares, as their interval."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = [results.row_title or "row", results.column_title or "column", "measure", "n", "planned", "steps"]
@@ -80,11 +94,10 @@ def csv_text(results: Results) -> str:
     writer.writerow([*head, *means, "seeds", "scores"])
     for cell in results.cells:
         runs, scores, normalized = cell.scored, cell.scores, values_of(cell, "normalized")
-        interval = mean_interval(scores) if len(scores) > 1 else None
-        ends = ["", ""] if interval is None else [repr(float(interval.low)), repr(float(interval.high))]
+        ends = mean_ends(scores, 1.0 if cell.measure == "success" else None)
         figures = [
             *_numbers(cell.last),
-            *ends,
+            *(map(repr, ends) if ends else ("", "")),
             *_numbers(cell.best),
             *_numbers(None if normalized is None else Spread.of(normalized.tolist())),
         ]
@@ -99,16 +112,18 @@ def markdown(results: Results) -> str:
     grids = [grid(results)]
     normalized = grid(results, "normalized")
     grids += [normalized] if normalized.scores else []
-    notes = "".join(f"\n- {note}" for note in results.notes)
+    notes = "".join(f"\n- {_plain(note)}" for note in notes_of(results))
     return "\n\n".join(_markdown(results, one) for one in grids) + f"\n{notes}".rstrip() + "\n"
 
 
-def latex(results: Results) -> str:
-    """Tables for a paper; needs the package booktabs."""
-    grids = [grid(results)]
-    normalized = grid(results, "normalized")
-    grids += [normalized] if normalized.scores else []
-    return "\n".join(["% needs \\usepackage{booktabs}", *(_latex(results, one) for one in grids)])
+def notes_of(results: Results) -> tuple[str, ...]:
+    """Those of the results, and runs whose score is not finite, which no interval and no test counts."""
+    return results.notes + tuple(
+        f"{cell.row}, {cell.column}: seed {seed} diverged (its score is {score})"
+        for cell in results.cells
+        for seed, score in cell.by_seed.items()
+        if not math.isfinite(score)
+    )
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
@@ -119,12 +134,12 @@ def _entry(shown_grid: Grid, row: str, column: str) -> Text:
     score = shown_grid.at(row, column)
     if score is None:
         return Text(shown_grid.missing[row, column], style="dim")
-    text = Text(score.value + _mark(score), style="bold" if score.best else "")
+    text = Text(score.value + mark(shown_grid, score), style="bold" if score.best else "")
     return text.append(f"\n{' '.join(filter(None, (score.around, score.seeds)))}", style="not bold dim")
 
 
 def _markdown(results: Results, one: Grid) -> str:
-    head = [results.row_title, *(_head(one, c) for c in one.columns), *_total_heads(one)]
+    head = [_plain(results.row_title), *(_plain(heading(one, c)) for c in one.columns), *total_heads(one)]
     rows = [head, ["---", *("---:" for _ in head[1:])]]
     for row in one.rows:
         texts = []
@@ -133,69 +148,42 @@ def _markdown(results: Results, one: Grid) -> str:
             if score is not None and score.best:
                 figures, seeds = text.split("  (")
                 text = f"**{figures}**  ({seeds}"
-            if one.kind == "last" and (cell := results.at(row, column)) is not None and cell.best is not None:
-                best = cell.best
-                if cell.measure == "success":
-                    best = Spread(100 * best.mean, None if best.sd is None else 100 * best.sd, best.n)
+            if one.kind == "last" and (cell := results.at(row, column)) is not None and (best := _best(cell)):
                 text += f"<br>best {shown(best)}"
             texts.append(text)
-        rows.append([row, *texts, *_total_texts(one, row)])
-    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-    best_too = " best: the best evaluation of each seed." if one.kind == "last" and one.scores else ""
+        total = one.totals.get(row)
+        texts += total_texts(one, row)[:1] + [f"{text}  ({total.seeds})" for text in total_texts(one, row)[1:] if total]
+        rows.append([_plain(row), *texts])
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    best_too = (
+        " best: the best evaluation of each seed, ± its standard deviation over seeds."
+        if one.kind == "last" and one.scores
+        else ""
+    )
     return f"{table}\n\n{caption(one)}{best_too}"
 
 
-def _latex(results: Results, one: Grid) -> str:
-    head = [results.row_title, *(_head(one, c) for c in one.columns), *_total_heads(one)]
-    body = []
-    for row in one.rows:
-        texts = [_escaped(row)]
-        for column in one.columns:
-            score = one.at(row, column)
-            if score is None:
-                texts.append("--")
-                continue
-            value = _number(score.value)
-            value = f"\\textbf{{{value}}}" if score.best else value + ("$^{\\approx}$" if score.tied else "")
-            around = f" {{\\scriptsize {_number(score.around)}}}" if score.around else ""
-            texts.append(f"{value}{around}")
-        texts += [_number(text) for text in _total_texts(one, row)]
-        body.append(" & ".join(texts) + r" \\")
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{_escaped(caption(one))} {_escaped(_seeds(one))}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-            r"\toprule",
-            " & ".join(map(_escaped, head)) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+def _best(cell: Cell) -> Spread | None:
+    return Spread.of(values_of(cell, "best").tolist())
 
 
-def _seeds(one: Grid) -> str:
-    """The numbers of seeds in a sentence, since they have no room in a paper's cells."""
-    counts = sorted({score.n for score in one.scores.values()})
-    if not counts:
-        return ""
-    return f"n = {counts[0]}." if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}."
+def _plain(text: str) -> str:
+    """Labels in Markdown, where some characters would be markup."""
+    return "".join(_MARKDOWN.get(c, c) for c in text)
 
 
-def _head(one: Grid, column: str) -> str:
+def heading(one: Grid, column: str) -> str:
+    """`pendulum (return)`."""
     return column if one.units[column] == "return" and column == "return" else f"{column} ({one.units[column]})"
 
 
-def _total_heads(one: Grid) -> list[str]:
+def total_heads(one: Grid) -> list[str]:
+    """Titles of the columns with totals."""
     return [f"sum of {len(one.common)}", "IQM"] if one.totals else []
 
 
-def _total_texts(one: Grid, row: str) -> Sequence[str]:
+def total_texts(one: Grid, row: str) -> list[str]:
+    """A row's totals."""
     if not one.totals:
         return []
     total = one.totals.get(row)
@@ -203,19 +191,6 @@ def _total_texts(one: Grid, row: str) -> Sequence[str]:
         return ["", ""]
     iqm = "" if total.iqm is None else f"{total.iqm.value:.1f} [{total.iqm.low:.1f}, {total.iqm.high:.1f}]"
     return [f"{total.sum:,.1f}", iqm]
-
-
-def _mark(score: Score) -> str:
-    return f" {TIED}" if score.tied else ""
-
-
-def _number(text: str) -> str:
-    """Minus signs, thousands and ± as LaTeX sets them."""
-    return text.replace("-", "$-$").replace(",", "{,}").replace("{,} ", ", ").replace("±", r"$\pm$").replace("%", r"\%")
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in text).replace("±", r"$\pm$")
 
 
 def _numbers(spread: Spread | None) -> tuple[str, str]:

@@ -29,6 +29,15 @@ def test_too_small_a_difference_or_too_good_a_clone_is_refused():
     assert good.beats and not good.below_expert and not good.accepted
 
 
+def test_scores_without_any_spread_are_no_division_by_zero():
+    verdict = judge(Spread(0.2, 0.0, 5), Spread(1.0, 0.0, 5), 0.5, 0.0, 1.0, 100, "success")
+    assert verdict.apart is None and verdict.beats
+    assert json.loads(json.dumps(verdict.figures()))["difference_in_standard_errors"] is None
+    assert "no spread over seeds" in "\n".join(acceptance.lines("a/medium", verdict))
+    record = {"a/medium": {"size": 1, "figures": verdict.figures()}}
+    assert "no spread over seeds" in acceptance.table(record)
+
+
 def test_fewer_than_five_seeds_are_refused():
     with pytest.raises(UserError, match="BC has 4 finished seeds"):
         judge(Spread(-900.0, 30.0, 4), Spread(-800.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)

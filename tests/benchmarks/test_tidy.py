@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import statistics
 import time
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from benchmarks.results import Cell, Evaluation, Excluded, Results, Run, Series
 from metarl.errors import UserError
 from metarl.training.cost import Cost
 
+DOCS = Path(__file__).parents[2] / "docs"
 ENVIRONMENT = {"python": "3.11.7", "metarl": "0.1.0", "machine": "two cores", "commit": "abc1234"}
 CARD = {
     "source": "recipe",
@@ -195,6 +197,16 @@ def test_two_lines_of_sql_give_every_score(suite, tmp_path):
     for cell in suite.cells:
         values = [scores[f"{cell.experiment}/{run.seed}"] for run in cell.finished]
         found[cell.row, cell.column] = len(values), statistics.mean(values), statistics.stdev(values)
+    check(found, suite)
+
+
+def test_the_example_of_the_docs_gives_the_table(suite, tmp_path):
+    suite = replace(suite, cells=suite.cells[:2])  # those that returns are scored of
+    file = tidy.write(suite, tmp_path / "results.parquet")
+    (code,) = re.findall(r"```python\n(import duckdb.*?)```", (DOCS / "benchmarks.md").read_text(), re.DOTALL)
+    assert code.count("runs/demo/report/results.parquet") == 1
+    _, query, _ = code.replace("runs/demo/report/results.parquet", str(file)).split('"""')
+    found = {(method, dataset): (n, score, sd) for method, dataset, score, sd, n in duckdb.sql(query).fetchall()}
     check(found, suite)
 
 

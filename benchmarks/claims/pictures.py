@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from benchmarks.claims.verdict import by_label, logged, mean, normalized
-from benchmarks.colours import FAINT, GRID, INK, PALETTE
+from benchmarks.colours import FAINT, GRID, PALETTE
 from benchmarks.drawing import DASHES, MARKERS, STYLE, compact, to_png
 from benchmarks.results import Results
 from benchmarks.statistics.intervals import mean_interval
@@ -121,15 +121,16 @@ def schedule(results: Results) -> Figure:
         for line, (title, of_cell) in zip(axes, kinds, strict=True):
             for axis, column in zip(line, results.columns, strict=True):
                 values = np.array([[of_cell(f"{r} · {p}", column) for p in periods] for r in rates])
-                axis.imshow(values, cmap="cividis", aspect="auto")
-                middle = (values.min() + values.max()) / 2
+                low, high = (values.min(), values.max()) if np.ptp(values) else (values[0, 0] - 1, values[0, 0] + 1)
+                axis.imshow(values, cmap="cividis", aspect="auto", vmin=low, vmax=high)
                 for (i, j), value in np.ndenumerate(values):
-                    axis.text(j, i, f"{value:.3g}", ha="center", va="center", color="white" if value < middle else INK)
+                    ink = "white" if value < (low + high) / 2 else "black"
+                    axis.text(j, i, f"{value:.3g}", ha="center", va="center", color=ink)
                 axis.set_xticks(range(len(periods)), periods)
                 axis.set_yticks(range(len(rates)), rates)
                 axis.set_xlabel("gradient steps between updates")
                 axis.set_ylabel("learning rate")
-                axis.set_title(f"{column}: {title}")
+                axis.set_title(f"{column}\n{title}")
                 axis.spines[:].set_visible(False)
                 axis.tick_params(length=0)
     return figure

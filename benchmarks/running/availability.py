@@ -4,30 +4,40 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import traceback
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
-from benchmarks.running.suite import Cell, Suite
+from benchmarks.running.suite import Cell, Suite, check_distinct
 from metarl import config, data
 from metarl.config import Experiment
 from metarl.data.sources import DataSource
 from metarl.data.transitions import Card
 from metarl.envs import env_spec, make_env, spec_of
-from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError
+from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError, one_line
 from metarl.training.setup import build_learner
 
+MANY = 20  # cells, from which on checking them takes long enough to be announced
 
-def fitted(suite: Suite) -> Suite:
+
+def fitted(suite: Suite, say: Callable[[str], None] = lambda text: None) -> Suite:
     """The suite with only the data that each cell's learner reads, so that an unused guide changes no run's hash.
 
     Loads every dataset once, one at a time, and builds every cell's learner.
+
+    Args:
+        suite: as it was loaded.
+        say: is told of work that takes long.
 
     Raises:
         DatasetUnavailable: one error with the commands that make all the missing datasets.
         UserError: a cell whose parts do not fit together; names the suite and the cell.
     """
+    if len(suite.cells) >= MANY:
+        say(f"checking {len(suite.cells)} cells")
     cards = _Cards(suite)
     cells = []
     for cell in suite.cells:
@@ -36,12 +46,18 @@ def fitted(suite: Suite) -> Suite:
         except DatasetUnavailable as error:
             cards.missing[_command(str(error))] = None
         except DataError as error:
-            raise type(error)(f"{suite.path} ({cell.title}): {error}") from error
+            raise type(error)(_within(suite, cell, error)) from error
         except UserError as error:
-            raise type(error)(f"{suite.path} ({cell.title}): {error}. {_advice(cell)}") from error
+            raise type(error)(f"{_within(suite, cell, error)}. {_advice(cell)}") from error
+        except Exception as error:  # of a component, such as a plug-in's
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(last.filename).name}, line {last.lineno}"
+            raise ConfigError(f"{suite.path} ({cell.title}): {one_line(error)} ({place})") from error
     if cards.missing:
-        commands = " && ".join(cards.missing)
-        raise DatasetUnavailable(f"{suite.path}: some data is not on this machine; get it with: {commands}")
+        commands = "".join(f"\n  {command}" for command in cards.missing)
+        raise DatasetUnavailable(f"{suite.path}: some data is not on this machine; get it with:{commands}")
+    why = "they differ in data that neither of them reads, so take that axis out"
+    check_distinct(suite.path, cells, why)
     return replace(suite, cells=tuple(cells))
 
 
@@ -96,6 +112,11 @@ def _fitted(experiment: Experiment, cards: _Cards, suite: Suite) -> Experiment:
     cards.note_missing(experiment, sorted(used))
     kept = {role: source for role, source in experiment.resolved["data"].items() if role in used}
     return config.build({**experiment.resolved, "data": kept}, str(suite.path), suite.path.parent)
+
+
+def _within(suite: Suite, cell: Cell, error: UserError) -> str:
+    text = str(error).removeprefix(f"{cell.experiment.where}: ").removeprefix(f"{suite.path}: ")
+    return f"{suite.path} ({cell.title}): {text}"
 
 
 def _advice(cell: Cell) -> str:

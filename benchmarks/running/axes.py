@@ -67,15 +67,12 @@ class Excluded:
     Attributes:
         labels: on every axis.
         reason: as the suite gives it.
+        title: its labels in one line, for people.
     """
 
     labels: Mapping[str, str]
     reason: str
-
-    @property
-    def title(self) -> str:
-        """Its labels in one line."""
-        return " · ".join(self.labels.values())
+    title: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +93,14 @@ def slugged(label: str) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", signed.lower()).strip("-")
 
 
+def titled(labels: Mapping[str, str], axes: Mapping[str, Mapping[str, Change]]) -> str:
+    """Labels in one line; those of an axis of values with the last part of its key, as in `degree=0.1`."""
+    keys = {axis: change.key for axis in axes if isinstance(change := next(iter(axes[axis].values())), Setting)}
+    ends = {axis: key.rpartition(".")[2] for axis, key in keys.items()}
+    names = {axis: end if list(ends.values()).count(end) == 1 else keys[axis] for axis, end in ends.items()}
+    return " · ".join(f"{names[axis]}={label}" if axis in names else label for axis, label in labels.items())
+
+
 def product(axes: Mapping[str, Mapping[str, Change]]) -> Iterator[tuple[dict[str, str], list[Change]]]:
     """Every combination: its labels by axis, and what they change, in the order of the axes."""
     for choice in itertools.product(*(changes.items() for changes in axes.values())):
@@ -114,10 +119,16 @@ def read_axes(node: Any, path: Path, key: str = "axes") -> dict[str, dict[str, C
     result: dict[str, dict[str, Change]] = {}
     for axis, choices in mapping(node, path, key).items():
         where = f"{key}.{axis}"
-        if isinstance(choices, Mapping) and set(choices) == {"key", "values"} and isinstance(choices["values"], list):
-            changes = _settings(str(choices["key"]), choices["values"], path, where)
+        if isinstance(choices, Mapping) and isinstance(choices.get("key"), str):
+            if set(choices) != {"key", "values"} or not isinstance(choices["values"], list):
+                raise ConfigError(f"{path}: {where} must be {{key: ..., values: [...]}}, not {choices!r}")
+            changes = _settings(choices["key"], choices["values"], path, where)
         elif isinstance(choices, list):
             changes = _settings(str(axis), choices, path, where)
+        elif choices is not None and not isinstance(choices, Mapping):
+            raise ConfigError(
+                f"{path}: {where} must be a mapping of labels or a list of values, not {choices!r}; write [{choices}]"
+            )
         else:
             changes = _fragments(choices, path, where)
         if not changes:

@@ -5,7 +5,7 @@
     seconds of all   = max(sum over jobs / processes at a time, the longest job)
 
 A run's cost.json holds the seconds that it has trained, evaluations included: divided by its steps they replace the
-first two terms.
+first two terms, if it is at least half as long as the run that is to be estimated: a short one is mostly warm-up.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from metarl.training.folder import RunFolder
 from metarl.training.setup import Setup, prepare
 from metarl.training.stepping import COMPILED_FROM, RECORDED_FROM, Mode, Stepping, stacked
 
-START_UP = 3.0  # seconds: a process, its imports and its data; docs/runner.md
+START_UP = 5.0  # seconds, more or less: a process, its imports and its data
 LEAST = 0.5  # seconds that the steps of each kind are timed for, or
 MOST = 30  # steps, whichever comes first
-EPISODE = 200  # steps of a timed episode at the most
+LONG_ENOUGH = 0.5  # share of a run's steps from which on a measured run tells of it
 LOOKED = 2000  # steps whose due sets are counted
 
 
@@ -77,7 +77,7 @@ def estimate(
     todo = [job for job in jobs if not job.finished]
     needed = {cells[job.config].slug: cells[job.config] for job in todo}
     for cell in needed.values():
-        known = before.get(cell.experiment.folder) or before.get(_kind(cell.experiment))
+        known = _rate(before, cell.experiment)
         if known is not None:
             costs[cell.slug] = Cost(known, 0.0, measured=True)
         elif _kind(cell.experiment) not in timed:
@@ -158,14 +158,22 @@ def _evaluation(experiment: Experiment, setup: Setup) -> float:
     return seconds * limits[0] * episodes * experiment.stack
 
 
-def _measured(suite: Suite, folder: BenchFolder) -> dict[str, float]:
-    """Mean seconds a step of the runs here: by experiment, and by kind."""
-    found: dict[str, list[float]] = {}
+def _measured(suite: Suite, folder: BenchFolder) -> dict[str, list[Spent]]:
+    """What runs here have cost: by experiment, and by kind."""
+    found: dict[str, list[Spent]] = {}
     for experiment, cost in _costs(suite, folder):
-        if cost.step:
-            for key in (experiment.folder, _kind(experiment)):
-                found.setdefault(key, []).append(cost.seconds / cost.step)
-    return {key: sum(values) / len(values) for key, values in found.items()}
+        for key in (experiment.folder, _kind(experiment)):
+            found.setdefault(key, []).append(cost)
+    return found
+
+
+def _rate(before: Mapping[str, Sequence[Spent]], experiment: Experiment) -> float | None:
+    """Mean seconds a step of the experiment's own runs, else of its kind; None without any that is long enough."""
+    for key in (experiment.folder, _kind(experiment)):
+        long = [cost for cost in before.get(key, ()) if cost.step >= max(1, LONG_ENOUGH * experiment.steps)]
+        if long:
+            return sum(cost.seconds / cost.step for cost in long) / len(long)
+    return None
 
 
 def _costs(suite: Suite, folder: BenchFolder) -> list[tuple[Experiment, Spent]]:
@@ -190,7 +198,7 @@ def _how(needed: Mapping[str, Cell], costs: Mapping[str, Cost], processes: int) 
             f"{len(needed) - measured} of {len(needed)} cells by timing a few steps and episodes now, as if none was "
             "compiled and every episode lasted until its limit"
         )
-    return f"{'; '.join(parts)}; {processes} processes at a time"
+    return f"{'; '.join(parts)}; {processes} process{'' if processes == 1 else 'es'} at a time"
 
 
 def in_words(seconds: float) -> str:

@@ -8,11 +8,11 @@ step is final at once, since it would show again.
 
 from __future__ import annotations
 
+import errno
 import queue
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,26 @@ from benchmarks.running.child import HELD, MISTAKE, NO_ROOM
 from benchmarks.running.folder import BenchFolder
 from benchmarks.running.jobs import Failure, Job
 from benchmarks.running.resources import cores
-from benchmarks.running.watch import Watch
+from benchmarks.running.signals import deaf, interrupted_by_signals
+from benchmarks.running.watch import Tolerant, Watch
 from metarl.errors import one_line
 
 POLL = 0.5  # seconds between looks at runs that other processes hold
 ATTEMPTS = 2
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # what the runs that are under way hold
+NO_RESULT = "it ended without an error and without its result"
+
+
+class CannotStart(Exception):
+    """There is no room for a run's files, or no process or thread to be had.
+
+    Attributes:
+        scarce: whether there may be once a run that is under way has ended.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(one_line(error))
+        self.scarce = not isinstance(error, OSError) or error.errno in SCARCE
 
 
 class LocalExecutor:
@@ -45,22 +60,23 @@ class LocalExecutor:
         """Runs all jobs, and returns those that failed; one failure stops no other job.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM; the children are stopped first.
+            KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP; the children are stopped first.
         """
-        self._watch = watch
+        self._watch: Watch = Tolerant(watch)
+        self._room = self.limit
         self._waiting, self._running = list(jobs), dict[Job, Attempt]()
         self._held: set[Job] = set()
         self._tried: dict[Job, int] = {}
         self._failures: dict[Job, Failure] = {}
         self._before = self.folder.read_failures()
         self._events: Events = queue.SimpleQueue()
-        with _sigterm_interrupts():
+        with interrupted_by_signals():
             try:
                 while self._waiting or self._running:
                     self._fill()
                     self._listen()
             finally:
-                with _deaf():  # impatience must not leave any behind
+                with deaf():  # impatience must not leave any behind
                     stop(self._running.values())
         return list(self._failures.values())
 
@@ -69,34 +85,43 @@ class LocalExecutor:
     def _fill(self) -> None:
         """Starts what there is room for; a run that another process holds stays in the queue."""
         for job in list(self._waiting):
-            if len(self._running) >= self.limit:
+            if len(self._running) >= self._room:
                 return
             try:
                 self._take(job)
-            except OSError as error:  # no room for a log, or no process to be had
-                if job in self._waiting:
+            except CannotStart as error:
+                if not self._running:
                     self._waiting.remove(job)
-                self._failed(job, NO_ROOM, (f"error: it could not be started: {one_line(error)}",), final=False)
+                    self._failed(job, NO_ROOM, (f"error: it could not be started: {error}",), final=False)
+                elif error.scarce:  # it stays in the queue
+                    self._room = len(self._running)
+                    self._watch.say(f"no more than {self._room} at a time from here on: {error}")
 
     def _take(self, job: Job) -> None:
-        claim = locks.claimed(job.claims)
-        with claim or ExitStack():
-            if claim is None or not all(map(locks.free, job.locks)):
-                self._hold(job)
-                return
-            self._waiting.remove(job)
-            self._held.discard(job)
+        with _starting():
+            claim = _claimed(job)
+        if claim is None:
+            self._hold(job)
+            return
+        with claim:
             if job.finished:  # by another process
+                self._leave_queue(job)
                 self._finish(job)
             elif job not in self._tried and self._attempts(job) >= ATTEMPTS:  # by another process, in vain
+                self._leave_queue(job)
                 entry = self._entry(job)
-                self._give_up(Failure(job, int(entry["code"]), tail(job.log), int(entry["attempts"])))
+                self._give_up(Failure(job, int(entry.get("code", NO_ROOM)), tail(job.log), _count(entry)))
             else:
                 number = self._attempts(job) + 1
-                self._running[job] = Attempt.start(
-                    job, number, self.folder.path, self.beside, claim.pop_all(), self._events
-                )
+                start = partial(Attempt.start, job, number, self.folder.path, self.beside)
+                with _starting():
+                    self._running[job] = start(claim.pop_all(), self._events)
+                self._leave_queue(job)
                 self._watch.started(job)
+
+    def _leave_queue(self, job: Job) -> None:
+        self._waiting.remove(job)
+        self._held.discard(job)
 
     def _hold(self, job: Job) -> None:
         if job not in self._held:
@@ -109,12 +134,14 @@ class LocalExecutor:
         """Waits for one event; only for a while where a run in the queue may come free meanwhile."""
         if not self._waiting and not self._running:
             return
-        room = self._waiting and len(self._running) < self.limit
+        room = self._waiting and len(self._running) < self._room
         try:
-            job, event = self._events.get(timeout=POLL if room else None)
+            job, process, event = self._events.get(timeout=POLL if room else None)
         except queue.Empty:
             return
-        attempt = self._running[job]
+        attempt = self._running.get(job)
+        if attempt is None or attempt.process is not process:  # a helper still speaks for an attempt that has ended
+            return
         if event is None:
             with attempt.claim:
                 self._ended(job, attempt)
@@ -131,7 +158,9 @@ class LocalExecutor:
             attempt.forget()
             self._waiting.append(job)
             self._hold(job)
-        elif code:
+        elif code or not job.finished:
+            if not code:  # some component ended the process, or its plan was read when it was another
+                attempt.note(NO_RESULT)
             self._failed(job, code, attempt.said, final=code == MISTAKE and not attempt.begun)
         else:
             attempt.forget(unless_said=True)
@@ -143,7 +172,7 @@ class LocalExecutor:
 
     def _failed(self, job: Job, code: int, said: tuple[str, ...], final: bool) -> None:
         self._tried[job] = self._attempts(job) + 1
-        failure = Failure(job, code, said, int(self._before_entry(job).get("attempts", 0)) + self._tried[job])
+        failure = Failure(job, code, said, _count(self._before_entry(job)) + self._tried[job])
         log = str(job.log.relative_to(self.folder.path))
         entry = {"title": job.title, "code": code, "attempts": failure.attempts, "log": log}
         self._record(dict.fromkeys(job.keys, entry))
@@ -161,7 +190,7 @@ class LocalExecutor:
 
     def _attempts(self, job: Job) -> int:
         """Attempts that failed since this start, those of other processes included."""
-        others = int(self._entry(job).get("attempts", 0)) - int(self._before_entry(job).get("attempts", 0))
+        others = _count(self._entry(job)) - _count(self._before_entry(job))
         return max(self._tried.get(job, 0), others)
 
     def _entry(self, job: Job) -> Mapping[str, Any]:
@@ -178,32 +207,22 @@ class LocalExecutor:
             self._watch.say(f"{self.folder.failures} could not be written: {one_line(error)}")
 
 
-@contextmanager
-def _deaf() -> Iterator[None]:
-    with _handling({signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}):
-        yield
+def _count(entry: Mapping[str, Any]) -> int:
+    return int(entry.get("attempts", 0))
+
+
+def _claimed(job: Job) -> ExitStack | None:
+    """The job's locks; None where another process has taken it on, or trains it."""
+    claim = locks.claimed(job.claims)
+    if claim is None:
+        return None
+    with claim:
+        return claim.pop_all() if all(map(locks.free, job.locks)) else None
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM as KeyboardInterrupt, so that both end the children."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with _handling({signal.SIGTERM: interrupt}):
-        yield
-
-
-@contextmanager
-def _handling(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Other handlers of signals meanwhile; only the main thread may set any."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+def _starting() -> Iterator[None]:
     try:
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    except (OSError, RuntimeError) as error:
+        raise CannotStart(error) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.running import locks
 from benchmarks.running.suite import Suite
 from metarl.config import to_yaml
-from metarl.errors import DISK, ConfigError, UserError, disk_reason
-from metarl.training.folder import write_aside, write_json
+from metarl.errors import ConfigError, UserError, disk_reason
+from metarl.training.folder import RunFolder, write_aside, write_json
 
 FORMAT = 2
 
@@ -44,14 +44,42 @@ class BenchFolder:
         """The experiment file of one cell."""
         return self.path / "cells" / f"{slug}.yaml"
 
+    def orphans(self, suite: Suite) -> str:
+        """What the suite would leave of the finished runs that the plan written last knows; "" where it keeps all.
+
+        Raises:
+            ConfigError: those have other axes, so that this is another suite of the same name.
+        """
+        try:
+            old = self.read_index()
+            left = self._left_over(old, suite)
+            other = set(old["axes"]) != set(suite.axes)
+        except (UserError, KeyError, TypeError, ValueError):  # none, or none that this version can read
+            return ""
+        if left and other:
+            raise ConfigError(
+                f"{self.path} holds {left} finished runs of a suite with other axes ({', '.join(old['axes'])}); give "
+                f"this one a folder of its own: name={suite.name}-2, or another --root"
+            )
+        if not left:
+            return ""
+        return (
+            f"{left} finished runs here no longer belong to the plan (another label, setting or seed); they stay where "
+            "they are, and the plan that they were made with finds them again"
+        )
+
     @contextmanager
-    def held(self, suite: Suite) -> Iterator[None]:
+    def held(self, suite: Suite, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
         """The plan written, and kept as it is meanwhile; several processes may hold one plan at once.
 
         Run folders are left alone, since each belongs to one configuration by its hash.
 
+        Args:
+            suite: the plan.
+            say: is told of finished runs that do not belong to it.
+
         Raises:
-            ConfigError: another process runs another plan here.
+            ConfigError: another process runs another plan here, or the finished runs are those of another suite.
             UserError: the disk does not take the plan.
         """
         with ExitStack() as stack:
@@ -62,6 +90,8 @@ class BenchFolder:
                     locks.share(running)
                     plan = self._plan(suite)
                     if any(_text(file) != text for file, text in plan.items()):
+                        if left := self.orphans(suite):
+                            say(left)
                         if not locks.alone(running):
                             raise ConfigError(
                                 f"another `metarl bench` is running in {self.path} with other settings; wait for it, "
@@ -71,10 +101,9 @@ class BenchFolder:
                             write_aside(file, text)
                         locks.share(running)
             except OSError as error:
-                if error.errno not in DISK:
-                    raise
                 raise UserError(
-                    f"{self.path} cannot be written ({disk_reason(error)}); make room there, or choose another --root"
+                    f"{error.filename or self.path} cannot be written ({disk_reason(error)}); make room there, or "
+                    "choose another --root"
                 ) from error
             yield
 
@@ -94,23 +123,38 @@ class BenchFolder:
 
     def read_failures(self) -> dict[str, dict[str, Any]]:
         """Runs whose last attempt failed, by `<experiment>/<seed>`: title, code, attempts and log; {} where damaged."""
-        with suppress(OSError, ValueError):
-            found = json.loads(self.failures.read_text())
-            if isinstance(found, dict):
-                return found
+        with suppress(OSError):
+            return self._failures()
         return {}
 
     def change_failures(self, change: Mapping[str, Mapping[str, Any] | None]) -> None:
         """Sets entries of failures.json, or removes them (None); other processes may do so at the same time.
 
         Raises:
-            OSError: the disk does not take it; what was there before is kept.
+            OSError: the disk does not take it, or does not give what is there; that is kept.
         """
         with locks.locked(self.path / ".failures.lock"):
-            before = self.read_failures()
+            before = self._failures()
             after = {key: value for key, value in {**before, **change}.items() if value is not None}
             if after != before:
                 write_json(self.failures, after)
+
+    def _failures(self) -> dict[str, dict[str, Any]]:
+        with suppress(FileNotFoundError, ValueError):
+            found = json.loads(self.failures.read_text())
+            if isinstance(found, dict):
+                return {key: entry for key, entry in found.items() if isinstance(entry, dict)}
+        return {}
+
+    def _left_over(self, old: Mapping[str, Any], suite: Suite) -> int:
+        """Finished runs of an index that are none of the suite's."""
+        kept = {(cell.experiment.folder, seed) for cell in suite.cells for seed in suite.seeds}
+        runs = {(cell["experiment"], seed): cell["steps"] for cell in old["cells"] for seed in old["seeds"]}
+        return sum(
+            (RunFolder(self.path / folder / str(seed)).steps_on_record() or 0) >= steps
+            for (folder, seed), steps in runs.items()
+            if (folder, seed) not in kept
+        )
 
     def _plan(self, suite: Suite) -> dict[Path, str]:
         cells = {self.config(cell.slug): to_yaml(cell.experiment.resolved) for cell in suite.cells}

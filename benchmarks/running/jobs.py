@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,18 +16,23 @@ class Job:
     """One seed of one cell, or a stack of them.
 
     Attributes:
-        title: for people.
+        cell: its title.
         config: the cell's experiment file.
         seeds: of the runs.
         steps: gradient steps at the end, of each.
         runs: the runs' folders.
     """
 
-    title: str
+    cell: str
     config: Path
     seeds: tuple[int, ...]
     steps: int
     runs: tuple[RunFolder, ...]
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return titled(self.cell, self.seeds)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -86,7 +92,7 @@ def plan(suite: Suite, folder: BenchFolder) -> list[Job]:
         seeds = suite.seeds[first : first + n]
         jobs.append(
             Job(
-                f"{cell.title} · seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}",
+                cell.title,
                 folder.config(cell.slug),
                 seeds,
                 cell.experiment.steps,
@@ -94,6 +100,11 @@ def plan(suite: Suite, folder: BenchFolder) -> list[Job]:
             )
         )
     return jobs
+
+
+def titled(cell: str, seeds: Sequence[int]) -> str:
+    """A cell's title with some of its seeds."""
+    return f"{cell} · seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def state(job: Job, failures: frozenset[str] | set[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 MARGIN = 0.9  # of the available memory that runs are given
 COMPILING = 1 << 30  # bytes that a process may take more while it compiles
 GIB = 1 << 30
+PROC, GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,11 @@ def room(peak: int, measured: bool, available: int | None = None) -> Room:
     )
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(proc: Path = PROC, groups: Path = GROUPS) -> int:
+    """Cores that this process may use: those it is bound to, or as many as the quota of a control group is worth."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [quota for folder in _groups(proc, groups, "cpu") if (quota := _quota(folder)) is not None]
+    return max(1, int(min([bound, *quotas])))
 
 
 def own_peak() -> int:
@@ -61,17 +64,12 @@ def own_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def available_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def available_memory(proc: Path = PROC, groups: Path = GROUPS) -> int | None:
     """Bytes that new processes may take: the machine's, or those of a control group above; None where unknown."""
     found = [_of_the_machine(proc / "meminfo")]
-    with suppress(OSError):
-        for line in (proc / "self" / "cgroup").read_text().splitlines():
-            _, controllers, name = line.split(":", 2)
-            if not controllers:
-                found += _left(groups, name, "memory.max", "memory.current", "inactive_file")
-            elif "memory" in controllers.split(","):
-                names = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-                found += _left(groups / "memory", name, *names)
+    for folder in _groups(proc, groups, "memory"):
+        found.append(_left(folder, "memory.max", "memory.current", "inactive_file"))
+        found.append(_left(folder, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
     return min((value for value in found if value is not None), default=None)
 
 
@@ -82,11 +80,32 @@ def _of_the_machine(meminfo: Path) -> int | None:
     return None
 
 
-def _left(root: Path, name: str, limit: str, usage: str, reclaimable: str) -> Iterable[int | None]:
-    """What is left in a group and in those above it; within a container the group's own name may not be there."""
-    for parts in range(len(Path(name).parts) + 1):
-        folder = root.joinpath(*Path(name).parts[1 : parts + 1])
-        with suppress(OSError, ValueError, KeyError):
-            most = int((folder / limit).read_text())  # `max` is no number: no limit
-            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            yield max(0, most - int((folder / usage).read_text()) + int(stat.get(reclaimable, 0)))
+def _groups(proc: Path, groups: Path, controller: str) -> Iterator[Path]:
+    """Folders of the control group and of those above it; within a container its own name may not be there."""
+    with suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if controllers and controller not in controllers.split(","):
+                continue
+            root = groups / controller if controllers else groups  # version 1, or 2
+            for parts in range(len(Path(name).parts) + 1):
+                yield root.joinpath(*Path(name).parts[1 : parts + 1])
+
+
+def _left(folder: Path, limit: str, usage: str, reclaimable: str) -> int | None:
+    with suppress(OSError, ValueError, KeyError):
+        most = int((folder / limit).read_text())  # `max` is no number: no limit
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, most - int((folder / usage).read_text()) + int(stat.get(reclaimable, 0)))
+    return None
+
+
+def _quota(folder: Path) -> float | None:
+    """Cores' worth of time that a group may take; None without a limit (`max`, or -1)."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = map(int, (folder / "cpu.max").read_text().split())
+        return quota / period
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return quota / period if quota > 0 else None
+    return None

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -16,21 +15,20 @@ from benchmarks.running.axes import (
     OF_THE_SUITE,
     Change,
     Excluded,
-    check_keys,
     mapping,
     product,
     read_axes,
     read_exclude,
     slugged,
+    titled,
 )
+from benchmarks.running.reading import KEYS, base_of, dotlist, read, seeds_of, small_of, with_files
 from metarl import config
 from metarl.component import first_line, overlay
 from metarl.config import Experiment
 from metarl.errors import ConfigError, nearest
 
 SHIPPED = Path(__file__).parents[1] / "suites"
-KEYS = ("name", "base", "axes", "seeds", "overrides", "exclude", "small")
-OF_SMALL = ("base", "axes", "seeds", "exclude")
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,13 @@ class Cell:
         labels: the label on every axis.
         slug: names its file and its experiment.
         experiment: built, so that it is known to be sound.
+        title: its labels in one line, for people.
     """
 
     labels: Mapping[str, str]
     slug: str
     experiment: Experiment
-
-    @property
-    def title(self) -> str:
-        """Its labels in one line."""
-        return " · ".join(self.labels.values())
+    title: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +87,8 @@ def find(name: str) -> Path:
         return path
     if name in shipped():
         return SHIPPED / f"{name}.yaml"
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the suite's YAML file in it")
     if path.suffix or len(path.parts) > 1:
         raise ConfigError(f"there is no suite file {path}; shipped suites are: {', '.join(shipped())}")
     raise ConfigError(f"there is no suite called {name!r}, neither shipped nor a file.{nearest(name, shipped())}")
@@ -108,31 +105,33 @@ def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suit
     Raises:
         ConfigError: names the file, and the axis and label or the key that is wrong.
     """
-    raw = _read(path)
+    raw = read(path)
     for key in raw:
+        if key not in KEYS and key in config.TOP_LEVEL:
+            raise ConfigError(f"{path}: {key!r} belongs under base, or under a label of an axis")
         if key not in KEYS:
             raise ConfigError(f"{path}: unknown key {key!r}.{nearest(str(key), KEYS)}")
-    base, raw_axes = _base(raw, path, "base"), _with_files(raw.get("axes"), path, "axes")
+    base, raw_axes = base_of(raw, path, "base"), with_files(raw.get("axes"), path, "axes")
     axes = read_axes(raw_axes, path)
     if not axes:
         raise ConfigError(f"{path}: 'axes' is missing; add, for example, 'axes: {{method: {{BC: {{algorithm: bc}}}}}}'")
     exclusions = read_exclude(raw.get("exclude"), axes, path, "exclude")
     name, seeds = str(raw.get("name") or path.stem), raw.get("seeds", base.get("seeds", [0]))
     if small:
-        over = _small(raw, path)
-        replacing = _with_files(over.get("axes"), path, "small.axes")
+        over = small_of(raw, path)
+        replacing = with_files(over.get("axes"), path, "small.axes")
         for axis in replacing:
             if axis not in axes:
                 raise ConfigError(f"{path}: small.axes: there is no axis {axis!r} to replace.{nearest(axis, axes)}")
         raw_axes |= replacing
         axes |= read_axes(replacing, path, "small.axes")
         below = {} if isinstance(over.get("base"), str) else base  # a file is another base
-        base = overlay(below, _base(over, path, "small.base"))
+        base = overlay(below, base_of(over, path, "small.base"))
         seeds, name = over.get("seeds", seeds), f"{name}-small"
         if "exclude" in over:  # else the suite's own, whose labels may be among those that are replaced
             exclusions = read_exclude(over["exclude"], axes, path, "small.exclude")
-    over = overlay(mapping(raw.get("overrides"), path, "overrides"), _dotlist(overrides))
-    name, seeds = str(over.pop("name", name)), _seeds(over.pop("seeds", seeds), path)
+    over = overlay(mapping(raw.get("overrides"), path, "overrides"), dotlist(overrides))
+    name, seeds = str(over.pop("name", name)), seeds_of(over.pop("seeds", seeds), path)
     if slugged(name) != name.lower():
         raise ConfigError(f"{path}: name {name!r} names a folder; use letters, digits, '-' and '_' only")
     base = {key: value for key, value in base.items() if key not in OF_THE_SUITE}
@@ -141,19 +140,19 @@ def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suit
     for labels, changes in product(axes):
         found = next((one for one in exclusions if one.covers(labels)), None)
         if found:
-            excluded.append(Excluded(labels, found.reason))
+            excluded.append(Excluded(labels, found.reason, titled(labels, axes)))
             continue
-        slug = _slug(labels)
+        slug, title = _slug(labels), titled(labels, axes)
         if slug in cells:
             raise ConfigError(
-                f"{path}: cells {cells[slug].title!r} and {' · '.join(labels.values())!r} would share the file name "
+                f"{path}: cells {cells[slug].title!r} and {title!r} would share the file name "
                 f"{slug}; make the labels differ in a letter or a digit"
             )
         last = {**over, "name": slug, "seeds": list(seeds)}
-        cells[slug] = Cell(labels, slug, _experiment(path, base, labels, changes, last))
+        cells[slug] = Cell(labels, slug, _experiment(path, base, labels, changes, last), title)
     if not cells:
         raise ConfigError(f"{path}: every combination is excluded; take an entry out of 'exclude'")
-    _check_distinct(path, cells.values())
+    check_distinct(path, cells.values(), _why_equal(over))
     resolved = {"name": name, "base": base, "axes": raw_axes, "seeds": list(seeds)}
     resolved |= {"overrides": over} if over else {}
     resolved |= {"exclude": [{"labels": dict(e.labels), "reason": e.reason} for e in excluded]} if excluded else {}
@@ -182,81 +181,33 @@ def _experiment(
     return config.build(whole, where, path.parent)  # type: ignore[arg-type]
 
 
-def _check_distinct(path: Path, cells: Iterable[Cell]) -> None:
-    """Equal cells would be one experiment under two names, which is never what two labels mean."""
+def check_distinct(path: Path, cells: Iterable[Cell], why: str) -> None:
+    """Equal cells would be one experiment under two names, which is never what two labels mean.
+
+    Args:
+        path: of the suite.
+        cells: all of them.
+        why: how two may have become equal, and what to do.
+
+    Raises:
+        ConfigError: two of them are equal.
+    """
     known: dict[str, Cell] = {}
     for cell in cells:
         same = known.setdefault(json.dumps({**cell.experiment.resolved, "name": None}, sort_keys=True), cell)
         if same is not cell:
             raise ConfigError(
-                f"{path}: cells {same.title!r} and {cell.title!r} are the same experiment; where two axes set one key "
-                "the later one has the last word, so change their order, or leave one of the cells out with 'exclude'"
+                f"{path}: cells {same.title!r} and {cell.title!r} are the same experiment; {why}, or leave one of the "
+                "cells out with 'exclude'"
             )
+
+
+def _why_equal(over: Mapping[str, Any]) -> str:
+    order = "where two axes set one key the later one has the last word, so change their order"
+    if not over:
+        return order
+    return f"what is given for every cell ({', '.join(over)}) has the last word, so leave that to the axes; {order}"
 
 
 def _slug(labels: Mapping[str, str]) -> str:
     return "--".join(slugged(label) for label in labels.values())
-
-
-# -- reading ---------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        raw = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path} is not readable YAML: {first_line(error)}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a suite is a mapping of the keys {', '.join(KEYS)}; an axis, one of labels")
-    return raw  # type: ignore[return-value]
-
-
-def _base(raw: Mapping[str, Any], path: Path, key: str) -> dict[str, Any]:
-    base = raw.get("base")
-    if isinstance(base, str):
-        return config.read(path.parent / base)
-    base = mapping(base, path, key)
-    check_keys(base, config.TOP_LEVEL, path, key)
-    return base
-
-
-def _with_files(node: Any, path: Path, key: str) -> dict[str, Any]:
-    """Axes, those that name a file replaced by what stands in it."""
-    axes = mapping(node, path, key)
-    return {str(axis): _read(path.parent / value) if isinstance(value, str) else value for axis, value in axes.items()}
-
-
-def _small(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    over = mapping(raw.get("small"), path, "small")
-    if not over:
-        raise ConfigError(f"{path}: this suite has no small form; add, for example, 'small: {{base: {{steps: 500}}}}'")
-    check_keys(over, OF_SMALL, path, "small")
-    return over
-
-
-def _seeds(value: Any, path: Path) -> tuple[int, ...]:
-    seeds = value if isinstance(value, list) else [value]
-    sound = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
-    if not seeds or not sound or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"{path}: seeds must be different whole numbers from 0 up, such as [0, 1], not {value!r}")
-    return tuple(seeds)
-
-
-def _dotlist(overrides: Sequence[str]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for text in overrides:
-        key, equals, _ = text.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"argument {text!r} is not of the form key=value")
-        try:
-            plain = OmegaConf.to_container(OmegaConf.from_dotlist([text]), resolve=True)
-        except (yaml.YAMLError, OmegaConfBaseException) as error:
-            raise ConfigError(f"argument {text!r}: {first_line(error)}") from error
-        assert isinstance(plain, dict)
-        top = key.partition(".")[0]
-        if top not in config.TOP_LEVEL:
-            raise ConfigError(f"argument {text!r}: unknown key {top!r}.{nearest(top, config.TOP_LEVEL)}")
-        result = overlay(result, plain)  # type: ignore[arg-type]
-    return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -49,14 +49,54 @@ class Watch(Protocol):
 
 def watch() -> Watch:
     """Bars where standard error is a terminal."""
-    return Bars() if sys.stderr.isatty() else Lines()
+    return Tolerant(Bars() if sys.stderr.isatty() else Lines())
+
+
+class Tolerant:
+    """Tells a watch what happens for as long as it can show it: training outlives its terminal."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch, self._lost = watch, False
+
+    def begin(self, name: str, jobs: Sequence[Job], finished: int) -> None:
+        self._tell(self._watch.begin, name, jobs, finished)
+
+    def started(self, job: Job) -> None:
+        self._tell(self._watch.started, job)
+
+    def event(self, job: Job, event: Mapping[str, Any]) -> None:
+        self._tell(self._watch.event, job, event)
+
+    def waiting(self, job: Job) -> None:
+        self._tell(self._watch.waiting, job)
+
+    def retrying(self, job: Job, failure: Failure) -> None:
+        self._tell(self._watch.retrying, job, failure)
+
+    def ended(self, job: Job, failure: Failure | None) -> None:
+        self._tell(self._watch.ended, job, failure)
+
+    def say(self, text: str) -> None:
+        self._tell(self._watch.say, text)
+
+    def close(self) -> None:
+        self._lost = False  # bars hold a thread
+        self._tell(self._watch.close)
+
+    def _tell(self, call: Callable[..., None], *arguments: Any) -> None:
+        if self._lost:
+            return
+        try:
+            call(*arguments)
+        except (OSError, SystemExit):  # Rich answers a broken pipe with SystemExit
+            self._lost = True
 
 
 class _Tally:
     """Steps and runs done, over all jobs. Steps taken before this start count neither as done nor as to do."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.runs, self.ended, self.failed = len(jobs), 0, 0
+    def __init__(self, jobs: Sequence[Job], finished: int) -> None:
+        self.runs, self.ended, self.failed = len(jobs) + finished, finished, 0
         self.first = {job: job.step for job in jobs}
         self._now = dict(self.first)
         self._given_up = 0
@@ -109,7 +149,7 @@ class Bars:
         self._tasks: dict[Job, TaskID] = {}
 
     def begin(self, name: str, jobs: Sequence[Job], finished: int) -> None:
-        self._tally = _Tally(jobs)
+        self._tally = _Tally(jobs, finished)
         title = f"[bold]{escape(name)}[/bold]"
         self._progress.start()
         self._overall = self._progress.add_task(title, total=self._tally.total, figures=self._tally.summary)
@@ -122,6 +162,8 @@ class Bars:
         self._tally.event(job, event)
         if "say" in event:
             self.say(f"{job.title}: {event['say']}")
+        if job not in self._tasks:
+            return
         if "title" in event:  # the clock of its rate starts now, without the seconds that imports took
             self._progress.reset(self._tasks[job], total=event["total"], completed=event["done"])
         if "done" in event:
@@ -163,7 +205,7 @@ class Lines:
     """Lines of text for logs: every start, evaluation and end, and the sum every ten seconds."""
 
     def begin(self, name: str, jobs: Sequence[Job], finished: int) -> None:
-        self._name, self._tally = name, _Tally(jobs)
+        self._name, self._tally = name, _Tally(jobs, finished)
         self._returns: dict[Job, float] = {}
         self._clock: dict[Job, float] = {}
         self._last = time.monotonic()

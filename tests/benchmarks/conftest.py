@@ -34,10 +34,17 @@ seeds: [0, 1]
 """
 
 MINE = """
+import subprocess
+
 from algorithms.bc import BC
 
 class Mine(BC):
-    'An algorithm in a file beside the suite.'
+    'An algorithm in a file beside the suite, which prints what looks like progress and is none.'
+
+    def build(self, spec, generator):
+        print('{"title": "mine"}', flush=True)
+        subprocess.run(["echo", '{"done": "never"}'])
+        return super().build(spec, generator)
 """
 
 Metarl = Callable[..., subprocess.CompletedProcess[str]]

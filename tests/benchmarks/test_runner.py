@@ -1,10 +1,12 @@
 """The measurement of the runner: its arithmetic, its page, and the whole of it once in small."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from benchmarks.runner.__main__ import DOCS, RESULT, main, render
+from benchmarks.runner.measure import Plan
 from benchmarks.runner.page import overheads, page, speed_up
 
 
@@ -49,6 +51,12 @@ def test_the_page_shows_both(tmp_path):
 
 def test_the_committed_page_is_that_of_the_committed_result():
     assert (DOCS / "runner.md").read_text() == page(json.loads(RESULT.read_text()))
+
+
+def test_the_committed_result_is_of_the_whole_plan():
+    result, plan = json.loads(RESULT.read_text()), Plan()
+    assert result["plan"] == json.loads(json.dumps(asdict(plan))) and len(result["rounds"]) == plan.rounds
+    assert all(len(one[f"jobs_{jobs}"]["loops"]) == plan.runs for one in result["rounds"] for jobs in (1, 2))
 
 
 @pytest.mark.slow

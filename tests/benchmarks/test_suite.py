@@ -1,5 +1,8 @@
 """Suites: merging, the product of axes, and mistakes that fail before anything runs."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from benchmarks.running import availability, suite
@@ -79,7 +82,9 @@ def test_a_base_may_be_a_file(suite_file, tmp_path):
         ("seeds: [0, 1]", "seeds: [0, 0]", ["seeds must be different"]),
         ("name: small", "name: a/b", ["names a folder"]),
         ("  dataset:", "  dataset: {}\n  other:", ["axes.dataset has no labels"]),
-        ("axes:", "axes: [", ["not readable YAML"]),
+        ("axes:", "axes: [", ["not readable YAML", "line ", "column "]),
+        ("  steps: 20", "\tsteps: 20", ["not readable YAML", "line 4, column 1"]),
+        ("seeds:", "steps: 5\nseeds:", ["'steps' belongs under base"]),
     ],
 )
 def test_a_mistake_is_named_before_anything_runs(suite_file, old, new, words):
@@ -105,7 +110,14 @@ def test_an_axis_of_values_sets_a_key(suite_file):
     cell = loaded.cells[3]
     assert cell.labels == {"method": "BC", "algorithm.batch_size": "32", "rate": "0.1", "dataset": "pendulum"}
     assert cell.experiment.algorithm.batch_size == 32 and cell.experiment.algorithm.optimizer.hparams["lr"] == 0.1
-    assert cell.slug == "bc--32--0-1--pendulum"
+    assert cell.slug == "bc--32--0-1--pendulum" and cell.title == "BC · batch_size=32 · lr=0.1 · pendulum"
+    edit(suite_file, "rate: {key: algorithm.optimizer.lr, values: [1e-3, 0.1]}", "evaluation.batch_size: [3]")
+    with pytest.raises(ConfigError, match=r"evaluation\.batch_size '3'"):
+        suite.load(suite_file)
+    edit(suite_file, "evaluation.batch_size: [3]", "rate: {key: objective.batch_size, values: [3]}")
+    edit(suite_file, "  steps: 20", "  steps: 20\n  objective: {name: gorl, preset: quick}")
+    first = suite.load(suite_file).cells[0]
+    assert first.title == "BC · algorithm.batch_size=16 · objective.batch_size=3 · pendulum"
 
 
 def test_values_reach_into_lists_and_differ_by_their_sign():
@@ -191,6 +203,36 @@ def test_two_names_for_one_experiment_are_refused(suite_file):
         suite.load(suite_file)
 
 
+def test_what_an_override_or_unused_data_makes_equal_is_refused_with_its_reason(suite_file):
+    edit(suite_file, "  dataset:", "  steps: [5, 9]\n  dataset:")
+    with pytest.raises(ConfigError, match=r"'BC · steps=5 · .* given for every cell \(steps\) has the last word"):
+        suite.load(suite_file, ["steps=7"])
+    edit(suite_file, "  steps: [5, 9]", "  data.guide.tuples: [5, 9]")
+    edit(suite_file, ", tuples: 50", "")
+    loaded = suite.load(suite_file)
+    with pytest.raises(ConfigError, match=r"'BC · tuples=5 .* they differ in data that neither of them reads"):
+        availability.fitted(loaded)
+
+
+def test_cells_that_take_long_to_check_are_announced(suite_file, monkeypatch):
+    said = []
+    availability.fitted(suite.load(suite_file), said.append)
+    assert said == []
+    monkeypatch.setattr(availability, "MANY", 3)
+    availability.fitted(suite.load(suite_file), said.append)
+    assert said == ["checking 3 cells"]
+
+
+def test_an_error_of_a_plug_in_names_suite_and_cell_and_line(suite_file, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text(mine.read_text().replace("        return super", "        spec.nothing\n        return super"))
+    with pytest.raises(ConfigError) as raised:
+        availability.fitted(suite.load(suite_file))
+    text = str(raised.value)
+    assert f"{suite_file} (broken · pendulum): AttributeError: " in text and "(mine.py, line " in text
+    assert isinstance(raised.value.__cause__, AttributeError)
+
+
 def test_data_that_is_only_looked_at_is_kept(suite_file):
     edit(suite_file, "      data:\n", "      watch: [guide]\n      data:\n")
     edit(suite_file, "    broken: {", "    other: {")
@@ -245,6 +287,9 @@ def test_mistakes_in_what_is_left_out_or_small(suite_file, text, words):
         ("steps: []", ["axes.steps has no labels"]),
         ("precision: ['-', x]", ["needs a letter or a digit"]),
         ("steps: [x]", ["steps 'x'", "steps"]),
+        ("steps: 5", ["axes.steps must be a mapping of labels or a list of values, not 5; write [5]"]),
+        ("pace: {key: steps, vals: [1]}", ["axes.pace must be {key: ..., values: [...]}"]),
+        ("pace: {key: steps, values: 1}", ["axes.pace must be {key: ..., values: [...]}"]),
     ],
 )
 def test_mistakes_in_an_axis_of_values(suite_file, axis, words):
@@ -279,20 +324,25 @@ def test_argument_mistakes(suite_file):
         suite.find("dmo")
     with pytest.raises(ConfigError, match="no suite file"):
         suite.find("nowhere/suite.yaml")
+    with pytest.raises(ConfigError, match="is a folder; give the suite's YAML file in it"):
+        suite.find(str(suite_file.parent))
+    with pytest.raises(ConfigError, match=r"argument 'steps=\[1': .+ in line 2, column 1"):
+        suite.load(suite_file, ["steps=[1"])
 
 
 def test_all_missing_data_is_named_in_one_error(suite_file):
     edit(suite_file, "size: 600", "size: 800")
     with pytest.raises(DatasetUnavailable) as raised:
         availability.fitted(suite.load(suite_file))
-    assert "metarl data make pendulum/medium --size 800" in str(raised.value)
-    assert "metarl data make pendulum/expert --size 800" in str(raised.value)
+    lines = [line.strip() for line in str(raised.value).splitlines()[1:]]  # to be copied one by one, or together
+    assert lines == [f"metarl data make pendulum/{level} --size 800 --seed 0" for level in ("medium", "expert")]
 
 
 def test_parts_that_do_not_fit_are_named_with_their_cell(suite_file):
     edit(suite_file, "broken: {", "broken: {objective: gorl, ")
-    with pytest.raises(ConfigError, match=r"broken · pendulum.*exposes no policy"):
+    with pytest.raises(ConfigError, match=r"broken · pendulum.*exposes no policy") as raised:
         availability.fitted(suite.load(suite_file))
+    assert str(raised.value).count(str(suite_file)) == 1
 
 
 def test_a_learner_that_needs_no_guide_has_none_in_its_hash(suite_file):
@@ -311,3 +361,12 @@ def test_shipped_suites_build(name, small):
     if small and "\nsmall:" not in suite.find(name).read_text():
         pytest.skip("it is small already")
     assert suite.load(suite.find(name), small=small).cells
+
+
+def test_the_example_of_the_page_builds(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
+    (tmp_path / "weights.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])
+    loaded, small = (suite.load(tmp_path / "weights.yaml", small=small) for small in (False, True))
+    assert (len(loaded.cells), len(loaded.excluded), len(small.cells), small.seeds) == (5, 1, 4, (0,))
+    assert loaded.cells[0].title == "degree=0.0 · pendulum/medium" and small.name == "weights-small"
+    assert all(f"metarl data make {name} --size 20000" in page for name in loaded.axes["dataset"])

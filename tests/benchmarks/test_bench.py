@@ -76,7 +76,7 @@ def test_again_it_skips_what_is_finished_and_extends_what_is_not(bench, metarl, 
     monkeypatch.setenv("COLUMNS", "200")
     command.bench("own/suite.yaml", dry_run=True, no_estimate=True)
     printed = capsys.readouterr().out
-    assert printed.count(" finished ") == 4 and printed.count(" failed before ") == 2
+    assert printed.split().count("finished") == 4 and printed.count("failed before") == 2
     assert "6 runs, 2 of them to do: 40 steps" in printed and "about" not in printed
     printed = metarl(folder, "bench", "own/suite.yaml", "seeds=[0]", "steps=25", expect=1)
     assert printed.stderr.count("going on from step 20") == 2 and "small: 3 runs" in printed.stderr

@@ -31,7 +31,7 @@ from metarl.training.folder import RunFolder
 from metarl.training.setup import Setup, prepare
 from metarl.training.stepping import COMPILED_FROM, RECORDED_FROM, Mode, Stepping, stacked
 
-START_UP = 5.0  # seconds, more or less: a process, its imports and its data
+START_UP = 1.5  # seconds: a process, its imports and its data (docs/runner.md)
 LEAST = 0.5  # seconds that the steps of each kind are timed for, or
 MOST = 30  # steps, whichever comes first
 LONG_ENOUGH = 0.5  # share of a run's steps from which on a measured run tells of it

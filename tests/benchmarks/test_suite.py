@@ -355,14 +355,6 @@ def test_a_learner_that_needs_no_guide_has_none_in_its_hash(suite_file):
     assert set(with_guide.cells[1].experiment.data) == {"train", "guide"}
 
 
-@pytest.mark.parametrize("name", suite.shipped())
-@pytest.mark.parametrize("small", [False, True])
-def test_shipped_suites_build(name, small):
-    if small and "\nsmall:" not in suite.find(name).read_text():
-        pytest.skip("it is small already")
-    assert suite.load(suite.find(name), small=small).cells
-
-
 def test_the_example_of_the_page_builds(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text()
     (tmp_path / "weights.yaml").write_text(re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)[0])

@@ -133,7 +133,8 @@ def test_the_same_results_give_the_same_bytes_and_no_path(suite, tmp_path):
     assert tidy.write(tidy.read(first), tmp_path / "again.parquet").read_bytes() == first.read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "b", "again.parquet"}
     text = pq.read_metadata(first).metadata[b"metarl"] + first.read_bytes()
-    assert b"/home/" not in text and b"/tmp/" not in text and b"/work/" not in text
+    for folder in (tmp_path.parents[-2], Path.home(), Path(__file__).parents[2]):
+        assert f"{folder}/".encode() not in text
 
 
 def expected(suite):

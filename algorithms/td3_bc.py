@@ -22,7 +22,22 @@ import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from metarl import Learner, NoiseSpec, Polyak, Role, Spec, Terms, Update, adam, nn, option, sgd, stop_gradient
+from metarl import (
+    Learner,
+    NoiseSpec,
+    Polyak,
+    Rewards,
+    Role,
+    Signal,
+    Spec,
+    Terms,
+    Update,
+    adam,
+    nn,
+    option,
+    sgd,
+    stop_gradient,
+)
 from metarl.bilevel import Batch, Batches, Metrics, Tree
 from metarl.errors import ConfigError
 
@@ -46,11 +61,12 @@ class TD3BC:
     )
     batch_size: int = option(256, "transitions in a batch", least=1)
     normalize: bool = option(True, "observations as (s - mean) / (std + 1e-3) of the training data")
+    rewards: Rewards = option(factory=Rewards, help="what is made of the data's rewards")
 
     presets: ClassVar[Mapping[str, Mapping]] = {
         "locomotion": {"alpha": 2.5},  # TD3+BC, Table 3
         "adroit": {"alpha": 0.1},  # GORL (arXiv:2309.01448), Table VIII
-        "antmaze": {"alpha": 2.5, "normalize": False},  # sfujim/TD3_BC, issue 2: no state normalisation
+        "antmaze": {"alpha": 2.5, "normalize": False, "rewards": {"shift": -1.0}},  # sfujim/TD3_BC, issue 2
     }
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
@@ -63,7 +79,8 @@ class TD3BC:
             batch = batches["train"]
             y = stop_gradient(target(tree, batch, batches["noise"]["target_smoothing"]))
             q1, q2 = nn.call(critic, tree["critic"], batch["obs"], batch["action"])
-            return (q1 - y).square().mean() + (q2 - y).square().mean(), {"q": q1.mean()}
+            loss = (q1 - y).square().mean() + (q2 - y).square().mean()
+            return loss, {"q": q1.mean(), "q_max": torch.maximum(q1, q2).max()}
 
         def target(tree: Tree, batch: Batch, eps: Tensor) -> Tensor:
             high = eps.new_tensor(spec.max_action)
@@ -93,6 +110,7 @@ class TD3BC:
             noise={"target_smoothing": NoiseSpec((spec.action_dim,), role="train")},
             policy=policy,
             normalize=self.normalize,
+            rewards=self.rewards,
         )
 
 
@@ -105,6 +123,8 @@ class _Policy:
     alpha: float
     updates: tuple[str, ...] = ("actor",)
     forms: tuple[str, ...] = ("literal", "sum")
+    noise: tuple[str, ...] = ()
+    signal: Signal = "raw"
 
     def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
         action = self.action(tree, batch["obs"], noise)
@@ -129,16 +149,11 @@ class _Policy:
         return nn.call(self.actor, tree["actor"], obs)
 
     def features(self, tree: Tree, obs: Tensor) -> Tensor:
-        *hidden, _ = self.actor.net.layers
-        for i, layer in enumerate(hidden):
-            params = {k: tree["actor"][f"net.layers.{i}.{k}"] for k in ("weight", "bias")}
-            obs = self.actor.net.activation(nn.call(layer, params, obs))
-        return obs
+        return nn.features(self.actor.net, nn.part(tree["actor"], "net."), obs)
 
     def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
         # The second critic has no say in the policy.
-        first = {k.removeprefix("q1."): p for k, p in tree["critic"].items() if k.startswith("q1.")}
-        return nn.call(self.critic.q1, first, torch.cat((obs, action), dim=-1)).squeeze(-1)
+        return nn.call(self.critic.q1, nn.part(tree["critic"], "q1."), torch.cat((obs, action), dim=-1)).squeeze(-1)
 
     def v(self, tree: Tree, obs: Tensor) -> Tensor:
         raise ConfigError("td3_bc learns no state-value function; choose an algorithm that does, such as iql")

@@ -4,7 +4,7 @@ from metarl.bilevel import *  # noqa: F403
 from metarl.bilevel import __all__ as _engine
 from metarl.component import option
 from metarl.errors import UserError
-from metarl.learner import Learner, NoiseSpec, PolicyTerms, Probe, Role, Spec, Terms
+from metarl.learner import Learner, NoiseSpec, PolicyTerms, Probe, Rewards, Role, Signal, Spec, Terms, noise_for
 
 __version__ = "0.1.0"
 
@@ -14,9 +14,12 @@ __all__ = [
     "NoiseSpec",
     "PolicyTerms",
     "Probe",
+    "Rewards",
     "Role",
+    "Signal",
     "Spec",
     "Terms",
     "UserError",
+    "noise_for",
     "option",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,11 @@ from metarl.bilevel.direct import Polyak
 from metarl.bilevel.optimizers import Optimizer
 from metarl.bilevel.state import TrainState
 from metarl.bilevel.update import Batch, Batches, Loss, Metrics, Tree, Update
+from metarl.component import option
 from metarl.errors import ConfigError, nearest
 
 Act = Callable[[Tree, Tensor, Any, Tensor | None, bool], tuple[Tensor, Any]]
+Signal = Literal["raw", "scaled", "standardized"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,25 @@ class Spec:
         obs_dim, action_dim: sizes of flat observations and actions.
         max_action: actions lie in [-max_action, max_action], per dimension.
         obs_keys: keys of a dict observation in the order of the vector; empty where it has always been a vector.
+        steps: gradient steps of the run; a learner whose schedules depend on it says so in `Learner.span`.
     """
 
     obs_dim: int
     action_dim: int
     max_action: tuple[float, ...]
     obs_keys: tuple[str, ...] = ()
+    steps: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a learner makes of the data's rewards: `scale r + shift`."""
+
+    scale: float = option(1.0, "factor of every reward")
+    shift: float = option(0.0, "added to every scaled reward")
+    return_range: bool = option(
+        False, "scale also by 1000 / (highest - lowest return of an episode of the training data), as IQL does"
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +113,9 @@ class PolicyTerms(Protocol):
     """What objectives hook on (GORL's Eq. 2: the seam between algorithm and objective).
 
     `updates` names the Updates whose loss is `combine(terms, degree)`; `forms` the deviations from the base
-    algorithm that `terms` knows by name. Degree 1 is the base algorithm, bitwise.
+    algorithm that `terms` and `imitation` know by name; `noise` what they and `action` read of a batch's noise (see
+    `Learner.with_noise_for`); `signal` how a guiding network looks at `Terms.signal`: as it is (`raw`), over its mean
+    magnitude in the batch (`scaled`), or `standardized` by running moments. Degree 1 is the base algorithm, bitwise.
     """
 
     @property
@@ -106,6 +123,12 @@ class PolicyTerms(Protocol):
 
     @property
     def forms(self) -> tuple[str, ...]: ...
+
+    @property
+    def noise(self) -> tuple[str, ...]: ...
+
+    @property
+    def signal(self) -> Signal: ...
 
     def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms: ...
 
@@ -160,6 +183,8 @@ class Learner:
         policy: what objectives hook on; None means that they refuse.
         probes: learned functions to watch.
         normalize: whether observations are normalised with the training data's statistics.
+        rewards: what is made of every role's rewards, by the training data's returns.
+        span: steps that its schedules were made for; None where they depend on no such number.
         rewritten: policy Updates whose loss is an objective's.
     """
 
@@ -173,6 +198,8 @@ class Learner:
     policy: PolicyTerms | None = None
     probes: dict[str, Probe] = field(default_factory=dict)
     normalize: bool = True
+    rewards: Rewards = field(default_factory=Rewards)
+    span: int | None = None
     rewritten: frozenset[str] = frozenset()
 
     # -- what an objective uses ------------------------------------------------------------------------------
@@ -196,6 +223,11 @@ class Learner:
         """Asks for further noise."""
         self._refuse_clash("noise", noise, self.noise)
         return replace(self, noise={**self.noise, **noise})
+
+    def with_noise_for(self, role: str) -> Learner:
+        """Asks for the noise that the policy reads, once more for the batch of `role`; see `noise_for`."""
+        names = self.hooks(f"the policy's noise for {role!r}").noise
+        return self.with_noise(**{f"{role}/{name}": replace(self.noise[name], role=role) for name in names})
 
     def with_virtual(self, *updates: Update) -> Learner:
         """Adds Updates that only estimators use."""
@@ -493,6 +525,12 @@ class Learner:
                     )
 
 
+def noise_for(batches: Batches, role: str) -> dict[str, Tensor]:
+    """What the policy's terms read beside the batch of `role`, under its own names; see `Learner.with_noise_for`."""
+    prefix = f"{role}/"
+    return {name.removeprefix(prefix): n for name, n in batches["noise"].items() if name.startswith(prefix)}
+
+
 def metrics_of(estimates: Estimates) -> Metrics:
     """What a stage has to log, by `update/metric`."""
     metrics: Metrics = {}
@@ -528,4 +566,16 @@ def _identity(optimizer: Any) -> Any:
     return optimizer if isinstance(optimizer, int | float | str | bool | None) else id(optimizer)
 
 
-__all__ = ["Act", "Learner", "NoiseSpec", "PolicyTerms", "Probe", "Role", "Spec", "Terms"]
+__all__ = [
+    "Act",
+    "Learner",
+    "NoiseSpec",
+    "PolicyTerms",
+    "Probe",
+    "Rewards",
+    "Role",
+    "Signal",
+    "Spec",
+    "Terms",
+    "noise_for",
+]

@@ -8,8 +8,17 @@ A guiding network B_w sets, per sample, how strongly the policy is tied to the d
     w_{t+1}   = w_t - a_G grad_w mean_G L_pc(a, pi_theta^(w)(s))  (Eq. 4: cloning about 200 expert tuples)
     theta_{t+1}: the policy's own step with B_{w_{t+1}}           (Eq. 5: same offline batch)
 
+On other bases, for a degree B and their own cloning loss in Eq. 4:
+
+    SAC+BC  L_pi = mean [alpha log pi(a~|s) - Q + B(L_pc) L_pc];  the entropy term is in Eq. 4 too      (Eq. 11)
+    IQL     L_pi = -mean B(-log pi(a|s)) min(exp(Q - V), 100) log pi(a|s);  Eq. 4: -log pi(a|s)         (Eq. 14)
+    CQL     L_pi = mean [alpha log pi(a~|s) - B(Q) Q];  Eq. 4: -log pi(a|s)                             (Eq. 16)
+
 The paper has no public code. Where its text leaves a choice, the reading is an option below, and the default is the
 one that its tables support: Table IV's column of constant weights shows B in 0..1 with B = 1 equal to TD3+BC.
+On CQL the degree weighs the improvement, so that a higher one means less constraint. On IQL a degree of 1 is the base
+algorithm only with `keep_beta`; the action that Eq. 14's text feeds to B, a~, does not exist in IQL, and the data's is
+taken.
 """
 
 from __future__ import annotations
@@ -34,6 +43,7 @@ from metarl import (
     Update,
     adam,
     nn,
+    noise_for,
     option,
     sgd,
     stop_gradient,
@@ -78,15 +88,28 @@ class GORL:
         "base", "Q as the base algorithm scales it, or as Eq. 2 prints it, without a factor"
     )
     reduction: Literal["mean", "sum"] = option("mean", "L_pc over action dimensions; mean makes B = 1 the base")
-    signal: Literal["raw", "standardized"] = option(
-        "raw", "what B looks at: L_pc, or L_pc by its running mean and deviation"
+    keep_beta: bool = option(False, "on IQL: weights exp(beta (Q - V)) as the base has them, where Eq. 14 has no beta")
+    outer: Literal["base", "cloning", "mode"] = option(
+        "base",
+        "Eq. 4: the base algorithm's own cloning loss with its entropy term, where it has one; without that; or the "
+        "squared error of the policy's mode",
+    )
+    signal: Literal["base", "raw", "scaled", "standardized"] = option(
+        "base",
+        "how B looks at its input: raw; over its mean magnitude in the batch; by its running mean and deviation; or as "
+        "suits the base (L_pc raw, CQL's Q scaled, IQL's -log pi standardized)",
     )
     attach_signal: bool = option(False, "let gradients flow through B's input (Eqs. 3 and 5 evaluate it at theta_t)")
     statistics: Literal["train", "guide"] = option("train", "whose statistics normalise the expert tuples")
 
     presets: ClassVar[Mapping[str, Mapping]] = {
-        # Table VIII, per base: the guiding network's period.
+        # Tables VI to IX, per base: the guiding network's period, on locomotion and on Adroit data.
         "td3_bc": {"every": 500},
+        "sac_bc": {"every": 500},
+        "cql": {"every": 200},
+        "cql_adroit": {"every": 100},
+        "iql": {"every": 200},
+        "iql_adroit": {"every": 1},
         # Moves B visibly within a few thousand steps, where the paper's schedule needs millions.
         "quick": {"every": 2, "optimizer": {"name": "adam", "lr": 3e-4, "eps": 1e-12}},
     }
@@ -94,12 +117,15 @@ class GORL:
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with the group `guiding_network` and its bilevel Update before the policy's."""
         policy = learner.hooks("gorl")
-        form = self._form(policy.forms)
+        form, outer_form = self._form(policy.forms), self._outer_form(policy.forms)
         net = nn.MLP((1, *self.net.hidden, 1), generator, self.net.activation, self.net.output)
+        kind = policy.signal if self.signal == "base" else self.signal
 
         def signal(tree: Tree, terms: Terms) -> Tensor:
             value = terms.signal
-            if self.signal == "standardized":
+            if kind == "scaled":
+                value = value / stop_gradient(value.abs().mean())
+            if kind == "standardized":
                 statistics = tree["signal_statistics"]
                 variance = statistics["square"] - statistics["mean"].square()
                 value = (value - statistics["mean"]) / (variance.clamp_min(0).sqrt() + 1e-3)
@@ -114,7 +140,7 @@ class GORL:
             return policy.combine(terms, b), {**terms.metrics, "b_mean": b.mean(), "b_std": b.std(correction=0)}
 
         def guide_loss(tree: Tree, batches: Batches) -> Tensor:
-            return policy.imitation(tree, batches["guide"], batches["noise"], form)
+            return policy.imitation(tree, batches["guide"], noise_for(batches, "guide"), outer_form)
 
         def sample(tree: Tree, batches: Batches) -> tuple[Tensor, Tensor]:
             seen = signal(tree, policy.terms(tree, batches["train"], batches["noise"], form))
@@ -126,6 +152,7 @@ class GORL:
         learner = (
             learner.with_modules(guiding_network=net)
             .with_roles(guide=Role("guide", self.batch_size, self.statistics))
+            .with_noise_for("guide")
             .with_policy_loss(policy_loss)
             .with_stage_before(inner, guide)
             .with_probes(
@@ -133,31 +160,50 @@ class GORL:
                     "guiding_network",
                     sample,
                     lambda tree, grid: degree(tree["guiding_network"], grid),
-                    "signal" if self.signal == "standardized" else "policy constraint",
+                    "policy constraint" if kind == "raw" else "signal",
                     "degree of constraint B",
                 )
             )
         )
-        return self._with_statistics(learner, policy, form) if self.signal == "standardized" else learner
+        return self._with_statistics(learner, policy, form) if kind == "standardized" else learner
 
     def _form(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        form = (
+        """Of the policy's loss. Raises ConfigError for one that was asked for and that the base does not have."""
+        asked = (
             *(["literal"] if self.improvement == "literal" else []),
             *(["sum"] if self.reduction == "sum" else []),
         )
-        for name in form:
+        for name in asked:
             if name not in known:
                 raise ConfigError(f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}")
+        return asked if self.keep_beta or "no_beta" not in known else (*asked, "no_beta")
+
+    def _outer_form(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        """Of the outer loss."""
+        form = ("sum",) if self.reduction == "sum" else ()
+        if self.outer == "base":
+            return (*form, "entropy") if "entropy" in known else form
+        if self.outer == "mode" and "mode" in known:
+            return (*form, "mode")
         return form
 
     def _with_statistics(self, learner: Learner, policy: PolicyTerms, form: tuple[str, ...]) -> Learner:
-        """The learner with a running mean and square of the signal, moved before the guiding network looks at it."""
+        """The learner with a running mean and square of the signal, which move beside the policy."""
 
         def moments(tree: Tree, batches: Batches) -> Params:
             value = policy.terms(tree, batches["train"], batches["noise"], form).signal
             return {"mean": value.mean(), "square": value.square().mean()}
 
-        every = learner.updates[policy.updates[-1]].every
-        track = Update("signal_statistics", "signal_statistics", None, sgd(0.01), Track(moments), every=every)
+        inner = learner.updates[policy.updates[-1]]
+        track = Update(
+            "signal_statistics",
+            "signal_statistics",
+            None,
+            sgd(0.01),
+            Track(moments),
+            every=inner.every,
+            start=inner.start,
+            stop=inner.stop,
+        )
         start = {"mean": torch.zeros(()), "square": torch.ones(())}
-        return learner.with_tensors(signal_statistics=start).with_stage_before("guiding_network", track)
+        return learner.with_tensors(signal_statistics=start).with_update_beside(inner.name, track)

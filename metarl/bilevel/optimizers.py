@@ -16,6 +16,7 @@ from torch import Tensor
 from torchopt.base import EmptyState, GradientTransformation
 
 Setting = float | Tensor  # a number, or a 0-d tensor that is itself learned
+Overwrite = Callable[..., None]
 
 
 class Optimizer(GradientTransformation):
@@ -24,9 +25,9 @@ class Optimizer(GradientTransformation):
     name: str
     hparams: Mapping[str, Any]
     adaptive: bool
-    overwrite: Callable[[dict, dict, Any], None] | None
-    """`(params, grads, state) -> None`: the same step (to rounding) written over parameters and state, in one pass over
-    memory, for dense tensors on a CPU; None where there is no such form."""
+    overwrite: Overwrite | None
+    """`(params, grads, state, factor=None) -> None`: the same step (to rounding), times a 0-d tensor, written over
+    parameters and state in one pass over memory, for dense tensors on a CPU; None where there is no such form."""
 
     def __new__(
         cls,
@@ -35,7 +36,7 @@ class Optimizer(GradientTransformation):
         init: Callable,
         update: Callable,
         adaptive: bool = False,
-        overwrite: Callable[[dict, dict, Any], None] | None = None,
+        overwrite: Overwrite | None = None,
     ) -> Optimizer:
         self = super().__new__(cls, init, update)
         self.name, self.hparams, self.adaptive = name, hparams, adaptive
@@ -77,9 +78,10 @@ def sgd(lr: Setting, weight_decay: Setting = 0.0) -> Optimizer:
         grads = _decayed(grads, params, weight_decay)
         return tree_map(lambda g: -lr * g, grads), state
 
-    def overwrite(params: dict, grads: dict, state: EmptyState) -> None:
+    def overwrite(params: dict, grads: dict, state: EmptyState, factor: Tensor | None = None) -> None:
         grads = _decayed(grads, params, weight_decay)
-        torch._foreach_add_(list(params.values()), [grads[name] for name in params], alpha=-lr)  # type: ignore[arg-type]  # no tensor: see Optimizer.overwrite
+        rate = lr if factor is None else float(factor) * lr
+        torch._foreach_add_(list(params.values()), [grads[name] for name in params], alpha=-rate)  # type: ignore[arg-type]  # no tensor: see Optimizer.overwrite
 
     hparams = {"lr": lr, "weight_decay": weight_decay}
     return Optimizer("sgd", hparams, lambda params: EmptyState(), update, overwrite=overwrite)
@@ -219,18 +221,19 @@ def _adam_step(
     return tree_map(lambda m, v: scale * (m / (root(v) + shift)), mu, nu), AdamState(mu, nu, count)
 
 
-def _fused(kernel: Callable, hparams: Mapping[str, Any]) -> Callable[[dict, dict, AdamState], None] | None:
+def _fused(kernel: Callable, hparams: Mapping[str, Any]) -> Overwrite | None:
     """torch.optim's fused step; None where it differs: for an eps below `root` of zero, where a gradient is tiny."""
     if isinstance(hparams["eps"], Tensor) or hparams["eps"] < 1e-16:
         return None
     settings = {"beta1": hparams["b1"], "beta2": hparams["b2"]}
-    settings |= {name: hparams[name] for name in ("lr", "weight_decay", "eps")}
+    settings |= {name: hparams[name] for name in ("weight_decay", "eps")}
 
-    def overwrite(params: dict, grads: dict, state: AdamState) -> None:
+    def overwrite(params: dict, grads: dict, state: AdamState, factor: Tensor | None = None) -> None:
         state.count.add_(1)
+        lr = hparams["lr"] if factor is None else float(factor) * hparams["lr"]
         count = state.count.view(-1)[0]  # seeds in a stack take their steps together
         columns = [[group[name] for name in params] for group in (params, grads, state.mu, state.nu)]
-        kernel(*columns, [], [count] * len(params), amsgrad=False, maximize=False, **settings)
+        kernel(*columns, [], [count] * len(params), lr=lr, amsgrad=False, maximize=False, **settings)
 
     return overwrite
 

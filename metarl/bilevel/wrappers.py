@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from metarl.bilevel.optimizers import Optimizer, root, tree_map
+from metarl.bilevel.optimizers import Optimizer, Overwrite, root, tree_map
 
 
 class ScheduledState(NamedTuple):
@@ -85,19 +85,36 @@ def _decaying(
         tree_map(leaves.append, params)
         return ScheduledState(optimizer.init(params), torch.zeros((), dtype=torch.float64, device=leaves[0].device))
 
-    def update(grads: Any, state: ScheduledState, *, params: Any = None, inplace: bool = False) -> tuple:
-        x = ((state.count - warmup) / (steps - warmup)).clamp(0, 1)
+    def factor_of(count: Tensor) -> Tensor:
+        x = ((count - warmup) / (steps - warmup)).clamp(0, 1)
         factor = final + (1 - final) * shape(x)
-        if warmup:
-            factor = torch.where(state.count < warmup, (state.count + 1) / warmup, factor)
+        return torch.where(count < warmup, (count + 1) / warmup, factor) if warmup else factor
+
+    def update(grads: Any, state: ScheduledState, *, params: Any = None, inplace: bool = False) -> tuple:
+        factor = factor_of(state.count)
         updates, inner = optimizer.update(grads, state.inner, params=params, inplace=False)
         return tree_map(lambda u: factor.to(u.dtype) * u, updates), ScheduledState(inner, state.count + 1)
 
-    return _wrapper(name, optimizer, {"steps": steps, "warmup": warmup, "final": final}, init, update)
+    own = optimizer.overwrite if isinstance(optimizer, Optimizer) else None
+
+    def overwrite(params: dict, grads: dict, state: ScheduledState, factor: Tensor | None = None) -> None:
+        assert own is not None
+        mine = factor_of(state.count.view(-1)[0])  # seeds in a stack take their steps together
+        own(params, grads, state.inner, mine if factor is None else mine * factor)
+        state.count.add_(1)
+
+    settings = {"steps": steps, "warmup": warmup, "final": final}
+    return _wrapper(name, optimizer, settings, init, update, None if own is None else overwrite)
 
 
 def _wrapper(
-    name: str, optimizer: GradientTransformation, settings: Mapping[str, Any], init: Callable, update: Callable
+    name: str,
+    optimizer: GradientTransformation,
+    settings: Mapping[str, Any],
+    init: Callable,
+    update: Callable,
+    overwrite: Overwrite | None = None,
 ) -> Optimizer:
     adaptive = getattr(optimizer, "adaptive", False)
-    return Optimizer(name, {"optimizer": optimizer, **settings}, init, update, adaptive=adaptive)
+    hparams = {"optimizer": optimizer, **settings}
+    return Optimizer(name, hparams, init, update, adaptive=adaptive, overwrite=overwrite)

@@ -85,6 +85,23 @@ class Card:
         """A dict that JSON can hold."""
         return dataclasses.asdict(self)
 
+    def return_range(self) -> tuple[float, float]:
+        """The lowest and the highest return of a whole episode; of a mixture, over the parts that have whole episodes.
+
+        Raises:
+            DataError: there are no whole episodes, or all returns are the same.
+        """
+        parts = [
+            Card.from_dict({k: v for k, v in p.items() if k != "transitions"}) for p in self.figures.get("parts", ())
+        ]
+        whole = [card.returns for card in (self, *parts) if card.returns]
+        if not whole:
+            raise DataError(f"dataset {self.dataset_id!r} holds single transitions, which have no returns.")
+        low, high = min(r["min"] for r in whole), max(r["max"] for r in whole)
+        if not high > low:
+            raise DataError(f"dataset {self.dataset_id!r}: every episode has the return {low:g}, so there is no range.")
+        return low, high
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Card:
         """The card that `to_dict` gave.
@@ -227,6 +244,14 @@ class Transitions:
             **_drawn(self, rows, starts, drawn or "episodes"),
         )
         return Transitions(rows, self.layout, starts, card)
+
+    def with_rewards(self, scale: float, shift: float) -> Transitions:
+        """A copy whose rewards are `scale r + shift`; itself for 1 and 0. The card still tells of the former ones."""
+        if (scale, shift) == (1.0, 0.0):
+            return self
+        rows = self.rows.clone()
+        self.layout.split(rows)["reward"].mul_(scale).add_(shift)
+        return dataclasses.replace(self, rows=rows)
 
     def sample_tuples(self, n: int, generator: torch.Generator) -> Transitions:
         """`n` random transitions without replacement, each an episode piece of its own.

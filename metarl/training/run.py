@@ -134,6 +134,7 @@ class Run:
         record = {
             "config_hash": self.experiment.hash,
             "spec": dataclasses.asdict(self.setup.spec),
+            "span": self.learner.span,
             "env": self.setup.env,
             "data": self._data_digests(),
             "plugins": plugin_digests(self.experiment),
@@ -178,6 +179,12 @@ class Run:
         for name, digest in self._data_digests().items():
             if saved.record["data"].get(name) != digest:
                 raise DataError(f"data.{name} has changed since this run was begun (its sha256 differs); {remedy}")
+        span = saved.record.get("span")
+        if span != self.learner.span:
+            raise ConfigError(
+                f"this run's schedules were made for {span:,} steps, not for {self.experiment.steps:,}; to go on from "
+                f"{self.folder.path}, set steps={span}; else give the experiment another name"
+            )
         for name, digest in plugin_digests(self.experiment).items():
             if saved.record["plugins"].get(name) != digest:
                 raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")

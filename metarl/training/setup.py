@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
     if env is None:
         raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
-    spec = _spec(env, train_data)
+    spec = replace(_spec(env, train_data), steps=experiment.steps)
     learner = build_learner(experiment, spec, seed)
     loaded = {"train": train_data}
     for name, role in learner.roles.items():
@@ -60,9 +60,10 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
             for name, found in loaded.items():
                 check_fits(found, made, f"data.{name}")
     statistics = {name: Statistics.of(d) for name, d in loaded.items()} if learner.normalize else {}
+    scale, shift = _rewards(experiment, learner, train_data)
     by_role = {}
     for name, role in learner.roles.items():
-        rows = loaded[role.source]
+        rows = loaded[role.source].with_rewards(scale, shift)
         if learner.normalize:
             if role.statistics not in statistics:
                 raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
@@ -166,9 +167,21 @@ def _load_role(
     return {source: found}
 
 
+def _rewards(experiment: Experiment, learner: Learner, train_data: Transitions) -> tuple[float, float]:
+    """Factor and shift of every reward."""
+    wanted = learner.rewards
+    if not wanted.return_range:
+        return wanted.scale, wanted.shift
+    try:
+        low, high = train_data.card.return_range()
+    except DataError as error:
+        raise DataError(f"{experiment.where}: data.train, by whose returns rewards are scaled: {error}") from error
+    return wanted.scale * 1000 / (high - low), wanted.shift
+
+
 def saved_spec(record: Mapping[str, Any]) -> Spec:
     tuples = {name: tuple(record.get(name, ())) for name in ("max_action", "obs_keys")}
-    return Spec(record["obs_dim"], record["action_dim"], **tuples)
+    return Spec(**{**record, **tuples})
 
 
 def _spec(env: str, transitions: Transitions) -> Spec:

@@ -1,0 +1,213 @@
+"""SAC+BC: TD3+BC with SAC in the place of TD3 (GORL, Yang et al. 2023, arXiv:2309.01448, Eq. 11 and Table VIII).
+
+    y    = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')),   a' ~ pi(.|s')
+    L_Q  = mean (Q_1(s, a) - y)^2 + mean (Q_2(s, a) - y)^2
+    L_pi = mean alpha log pi(a~|s) - lambda mean min_i Q_i(s, a~) + mean_{batch, dims} (a~ - a)^2,   a~ ~ pi(.|s)
+    lambda = weight / mean |min_i Q_i(s, a~)|
+
+with a~ reparameterised and lambda a constant to the gradient. pi is a Gaussian squashed by tanh (Haarnoja et al. 2018,
+arXiv:1801.01290), its density that of actions in units of their bounds. d is 1 at terminations only. The critic moves
+in every step, the policy and the targets in every second one. Defaults are Table VIII's.
+
+No code was published. Readings of the paper:
+- Eq. 11 calls alpha a constant and Table VIII says "Alpha target 0.2": the temperature is 0.2 and fixed.
+  `auto_temperature` learns it instead (Haarnoja et al. 2018b, arXiv:1812.05905, Eq. 18), with `target_entropy` -|A| or
+  a number such as 0.2.
+- Table VIII's lambda of 2.5 is TD3+BC's alpha (here `alpha`): it scales Q by its mean magnitude, as there.
+- Q is the lower of the two critics, as in SAC; targets follow whenever the policy moves, as in TD3+BC.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torchopt.base import GradientTransformation
+
+from metarl import (
+    Learner,
+    NoiseSpec,
+    Polyak,
+    Rewards,
+    Role,
+    Signal,
+    Spec,
+    Terms,
+    Update,
+    adam,
+    nn,
+    option,
+    sgd,
+    stop_gradient,
+)
+from metarl.bilevel import Batch, Batches, Metrics, Params, Tree
+from metarl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SACBC:
+    """SAC with a behaviour-cloning term."""
+
+    alpha: float = option(2.5, "weight of Q against cloning (Table VIII's lambda)")
+    temperature: float = option(0.2, "weight of the entropy (Eq. 11's alpha); where it is learned, its start")
+    auto_temperature: bool = option(False, "learn the temperature")
+    target_entropy: float | None = option(
+        None, "that a learned temperature aims at; minus the action dimension if null"
+    )
+    discount: float = option(0.99, "gamma")
+    tau: float = option(0.005, "rate at which targets follow")
+    policy_every: int = option(2, "critic steps to one of the policy and the targets", least=1)
+    hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
+    actor_optimizer: GradientTransformation = option(
+        factory=lambda: adam(lr=3e-4), help="of the policy, and of a learned temperature", group="metarl.optimizers"
+    )
+    critic_optimizer: GradientTransformation = option(
+        factory=lambda: adam(lr=3e-4), help="of the critics", group="metarl.optimizers"
+    )
+    batch_size: int = option(256, "transitions in a batch", least=1)
+    normalize: bool = option(True, "observations as (s - mean) / (std + 1e-3) of the training data")
+    rewards: Rewards = option(factory=Rewards, help="what is made of the data's rewards")
+
+    presets: ClassVar[Mapping[str, Mapping]] = {
+        "locomotion": {"alpha": 2.5},  # GORL, Table VIII
+        "adroit": {"alpha": 0.1},  # GORL, Table VIII
+    }
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature}")
+
+    def build(self, spec: Spec, generator: torch.Generator) -> Learner:
+        """The learner: groups `actor`, `critic`, its target, and `temperature` where it is learned."""
+        actor = nn.TanhGaussianPolicy(spec.obs_dim, spec.action_dim, self.hidden, generator)
+        critic = nn.TwinCritic(spec.obs_dim, spec.action_dim, self.hidden, generator)
+        policy = _Policy(
+            actor, critic, spec.max_action, self.alpha, None if self.auto_temperature else self.temperature
+        )
+        target_entropy = -spec.action_dim if self.target_entropy is None else self.target_entropy
+
+        def critic_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
+            batch = batches["train"]
+            y = stop_gradient(target(tree, batch, batches["noise"]["next_policy"]))
+            q1, q2 = nn.call(critic, tree["critic"], batch["obs"], batch["action"])
+            loss = (q1 - y).square().mean() + (q2 - y).square().mean()
+            return loss, {"q": q1.mean(), "q_max": torch.maximum(q1, q2).max()}
+
+        def target(tree: Tree, batch: Batch, noise: Tensor) -> Tensor:
+            next_action, log_prob = policy.sample(tree, batch["next_obs"], noise)
+            q1, q2 = nn.call(critic, tree["critic_target"], batch["next_obs"], next_action)
+            soft = torch.minimum(q1, q2) - policy.temperature(tree) * log_prob
+            return batch["reward"] + self.discount * (1 - batch["terminated"]) * soft
+
+        def actor_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
+            terms = policy.terms(tree, batches["train"], batches["noise"])
+            return policy.combine(terms, 1.0), terms.metrics
+
+        def temperature_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
+            _, log_prob = policy.sample(tree, batches["train"]["obs"], batches["noise"]["policy"])
+            log = tree["temperature"]["log"]
+            return -(log * stop_gradient(log_prob + target_entropy)).mean(), {"temperature": log.exp()}
+
+        every = self.policy_every
+        improvement: tuple[Update, ...] = (Update("actor", "actor", actor_loss, self.actor_optimizer, every=every),)
+        tensors: dict[str, Params] = {}
+        if self.auto_temperature:
+            tensors["temperature"] = {"log": torch.tensor(math.log(self.temperature))}
+            improvement += (Update("temperature", "temperature", temperature_loss, self.actor_optimizer, every=every),)
+        return Learner(
+            modules={"actor": actor, "critic": critic},
+            tensors=tensors,
+            stages=(
+                (Update("critic", "critic", critic_loss, self.critic_optimizer),),
+                improvement,
+                (Update("critic_target", "critic_target", None, sgd(self.tau), Polyak("critic"), every=every),),
+            ),
+            act=policy.act,
+            roles={"train": Role("train", self.batch_size)},
+            noise={name: NoiseSpec((spec.action_dim,)) for name in ("policy", "next_policy")},
+            policy=policy,
+            normalize=self.normalize,
+            rewards=self.rewards,
+        )
+
+
+@dataclass(frozen=True)
+class _Policy:
+    """SAC+BC's terms.
+
+    Forms: `literal` drops lambda (Eq. 11 as printed), `sum` adds the squared errors over dimensions; for cloning alone,
+    `entropy` adds the entropy term (Sec. III-C: "adding the maximizing entropy term to Equation (3), (4), (5)") and
+    `mode` clones the mode in place of a sample.
+    """
+
+    actor: nn.TanhGaussianPolicy
+    critic: nn.TwinCritic
+    max_action: tuple[float, ...]
+    alpha: float
+    fixed_temperature: float | None
+    updates: tuple[str, ...] = ("actor",)
+    forms: tuple[str, ...] = ("literal", "sum", "entropy", "mode")
+    noise: tuple[str, ...] = ("policy",)
+    signal: Signal = "raw"
+
+    def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
+        action, log_prob = self.sample(tree, batch["obs"], noise["policy"])
+        q = self.q(tree, batch["obs"], action)
+        scale = 1.0 if "literal" in form else stop_gradient(self.alpha / q.abs().mean())
+        constraint = _squared(action, batch["action"], form)
+        metrics = {"q": q.mean(), "constraint": constraint.mean(), "entropy": -log_prob.mean()}
+        return Terms(scale * q, constraint, self.temperature(tree) * log_prob, constraint, metrics)
+
+    def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
+        assert terms.rest is not None
+        loss = terms.rest.mean() - terms.improvement.mean()
+        if degree is None or terms.constraint is None:
+            return loss
+        return loss + (terms.constraint * degree).mean()
+
+    def imitation(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Tensor:
+        if "mode" in form:
+            action = self.act(tree, batch["obs"], None, None, True)[0]
+            return _squared(action, batch["action"], form).mean()
+        action, log_prob = self.sample(tree, batch["obs"], noise["policy"])
+        loss = _squared(action, batch["action"], form).mean()
+        return loss + self.temperature(tree) * log_prob.mean() if "entropy" in form else loss
+
+    def action(self, tree: Tree, obs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        return self.sample(tree, obs, noise["policy"])[0]
+
+    def sample(self, tree: Tree, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-densities in units of the bounds."""
+        mean, log_std = nn.call(self.actor, tree["actor"], obs)
+        action, log_prob = nn.tanh_normal_sample(mean, log_std, noise)
+        return action * action.new_tensor(self.max_action), log_prob
+
+    def act(
+        self, tree: Tree, obs: Tensor, carry: None, noise: Tensor | None, deterministic: bool
+    ) -> tuple[Tensor, None]:
+        """The mode, or a sample by standard normal `noise`."""
+        if deterministic or noise is None:
+            mean, _ = nn.call(self.actor, tree["actor"], obs)
+            return torch.tanh(mean) * obs.new_tensor(self.max_action), carry
+        return self.sample(tree, obs, noise)[0], carry
+
+    def temperature(self, tree: Tree) -> float | Tensor:
+        return tree["temperature"]["log"].exp() if self.fixed_temperature is None else self.fixed_temperature
+
+    def features(self, tree: Tree, obs: Tensor) -> Tensor:
+        return nn.features(self.actor.net, nn.part(tree["actor"], "net."), obs)
+
+    def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
+        return torch.minimum(*nn.call(self.critic, tree["critic"], obs, action))
+
+    def v(self, tree: Tree, obs: Tensor) -> Tensor:
+        raise ConfigError("sac_bc learns no state-value function; choose an algorithm that does, such as iql")
+
+
+def _squared(action: Tensor, data: Tensor, form: tuple[str, ...]) -> Tensor:
+    squared = (action - data).square()
+    return squared.sum(-1) if "sum" in form else squared.mean(-1)

@@ -63,6 +63,7 @@ class TD3BC:
     normalize: bool = option(True, "observations as (s - mean) / (std + 1e-3) of the training data")
     rewards: Rewards = option(factory=Rewards, help="what is made of the data's rewards")
 
+    check_first: ClassVar[bool] = True  # `metarl check` attaches objectives to it, unless it is told another
     presets: ClassVar[Mapping[str, Mapping]] = {
         "locomotion": {"alpha": 2.5},  # TD3+BC, Table 3
         "adroit": {"alpha": 0.1},  # GORL (arXiv:2309.01448), Table VIII

@@ -30,7 +30,8 @@ class Plan:
 
     Attributes:
         objective: `{name: ..., setting: value}` as in an experiment's YAML.
-        algorithm: a name; None takes the first registered one that the objective attaches to.
+        algorithm: a name; None takes the first registered one that the objective attaches to, those with a class
+            attribute `check_first` before the others.
         folder: where components named `module:Class` lie.
     """
 
@@ -64,7 +65,7 @@ def make(plan: Plan, *, small: bool = True, seed: int = 0) -> Case:
     refused: dict[str, str] = {}
     broken: Exception | None = None
     _objective(plan, small)  # a misspelt setting is no refusal
-    for name in [*registry.names("metarl.algorithms"), NONE]:
+    for name in [*sorted(registry.names("metarl.algorithms"), key=_is_later), NONE]:
         if name in refused:
             continue
         try:
@@ -80,6 +81,10 @@ def make(plan: Plan, *, small: bool = True, seed: int = 0) -> Case:
         raise broken
     reasons = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in refused.items())
     raise ConfigError(f"objective {plan.title}: no registered algorithm suits it ({reasons})")
+
+
+def _is_later(algorithm: str) -> bool:
+    return not getattr(registry.resolve("metarl.algorithms", algorithm), "check_first", False)
 
 
 def _made(plan: Plan, algorithm: str, small: bool, seed: int) -> Case:

@@ -247,7 +247,7 @@ def test_the_guiding_network_moves_before_the_actor_and_with_its_own_optimizer(a
 def test_running_statistics_follow_the_signal(assemble, draw):
     learner = assemble(BASE, objective(signal="standardized"))
     names = [[u.name for u in stage] for stage in learner.stages]
-    assert names[1:3] == [["signal_statistics"], ["guiding_network"]]
+    assert names[1:3] == [["guiding_network"], ["actor", "signal_statistics"]]
     state = learner.init(torch.float64)
     mean, square = 0.0, 1.0
     for step in range(1, 8):

@@ -22,9 +22,10 @@ from them (w = 5, no Lagrange). Deviations from the authors' code:
 - It steps Q between the policy's forward and backward pass, which PyTorch refuses since 1.5; here both see the old Q.
 - Its warm-up is one step shorter than `policy_eval_start` says. Here log(1 - tanh(u)^2) is exact, where the code adds
   1e-6 in the logarithm; in L_warm the actions are brought inside +-(1 - 1e-6), and the mean is not clipped at +-9.
-- Networks start as PyTorch's do (rlkit's last layers start smaller); CORL's start orthogonally (`initialization`).
-CORL's algorithm (corl-team/CORL, cql.py) takes the temperature of before the step, starts log alpha' at 1, and clones
-its own samples in the warm-up, where the data's actions were meant.
+- Networks start as PyTorch's do (rlkit's last layers start smaller), or with `initialization: orthogonal`.
+CORL's algorithm (corl-team/CORL, cql.py) takes the temperature of before the step, starts log alpha' at 1, backs up the
+best of n lower values where this one takes the lower of two best, clones its own samples in the warm-up, where the data's
+actions were meant, and starts only its critics orthogonally, with last layers a hundred times smaller.
 """
 
 from __future__ import annotations
@@ -90,12 +91,12 @@ class CQL:
     presets: ClassVar[Mapping[str, Mapping]] = {
         "locomotion": {"min_q_weight": 5.0, "min_q_version": 3},  # GORL, Table VII
         "adroit": {"min_q_weight": 1.0, "min_q_version": 2},  # GORL, Table VII
-        # young-geng/CQL's recipe, which CORL has too; its gap of 0.2 is before the weight of 5.
+        # young-geng/CQL, issue 2; its gap of 0.2 is before the weight of 5 (CORL's is 0.8, without warm-up).
         "antmaze": {
             "lagrange": 1.0,
             "max_q_backup": True,
             "min_gap": -200.0,
-            "bc_steps": 0,
+            "initialization": "orthogonal",
             "rewards": {"scale": 10.0, "shift": -5.0},
         },
     }

@@ -15,7 +15,7 @@ official convex combination to rounding. The range of returns comes from the epi
 them at jumps of the observation.
 
 `order: corl` is CORL's step (corl-team/CORL, algorithms/offline/iql.py): everything sees the V of before the step, and
-L_Q is halved. Its bounds of log-std are -20 and 2.
+L_Q is halved. Its bounds of log-std are -20 and 2, and it takes the data's actions as they are.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class IQL:
 
         def value_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
             u = policy.advantage(tree, batches["train"])
-            weight = torch.where(u < 0, 1 - self.expectile, self.expectile)
+            weight = (self.expectile - (u < 0).to(u.dtype)).abs()
             return (weight * u.square()).mean(), {"advantage": u.mean()}
 
         def critic_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:

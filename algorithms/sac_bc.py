@@ -116,7 +116,7 @@ class SACBC:
         improvement: tuple[Update, ...] = (Update("actor", "actor", actor_loss, self.actor_optimizer, every=every),)
         tensors: dict[str, Params] = {}
         if self.auto_temperature:
-            tensors["temperature"] = {"log": torch.tensor(math.log(self.temperature))}
+            tensors["temperature"] = {"log": torch.tensor(math.log(self.temperature), dtype=torch.float64)}
             improvement += (Update("temperature", "temperature", temperature_loss, self.actor_optimizer, every=every),)
         return Learner(
             modules={"actor": actor, "critic": critic},

@@ -99,7 +99,8 @@ class _Plain:
 
 
 FREE = ("steps", "seeds", "device", "compile", "stack")  # may differ between starts of one run
-TOP_LEVEL = ("algorithm", "objective", "data", *(f.name for f in dataclasses.fields(_Plain)))
+TOP_LEVEL = ("algorithm", "objective", "data", "let", *(f.name for f in dataclasses.fields(_Plain)))
+"""`let` holds values for `${let.x}` elsewhere in the file or in those based on it; it leaves no trace of its own."""
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -117,8 +118,8 @@ def load(path: str | Path, overrides: Sequence[str] = (), beside: Path | None = 
     return build(read(path, overrides), where=str(path), folder=beside or path.parent)
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The merged YAML as plain data, before components are resolved."""
+def read(path: Path, overrides: Sequence[str] = (), resolve: bool = True) -> dict[str, Any]:
+    """The merged YAML as plain data, before components are resolved; interpolations are left where not `resolve`."""
     merged = _merge_files(path, ())
     for text in overrides:
         key, equals, _ = text.partition("=")
@@ -129,7 +130,7 @@ def read(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"argument {text!r}: {first_line(error)}") from error
     try:
-        return _plain(OmegaConf.create(merged), resolve=True)
+        return _plain(OmegaConf.create(merged), resolve)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {first_line(error)}") from error
 
@@ -175,6 +176,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     if raw.get("algorithm") is None:
         names = registry.names("metarl.algorithms")
         raise ConfigError(f"{where}: 'algorithm' is missing; add 'algorithm: {{name: ...}}'.{nearest('', names)}")
+    _mapping(raw, "let", where)
     if isinstance(raw.get("compile"), bool):  # what YAML makes of an unquoted on and off
         raw = {**raw, "compile": "on" if raw["compile"] else "off"}
     plain = merge(_Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, "")

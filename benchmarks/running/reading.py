@@ -40,7 +40,7 @@ def base_of(raw: Mapping[str, Any], path: Path, key: str) -> dict[str, Any]:
     """The experiment under `base`, or that of the file which it names."""
     base = raw.get("base")
     if isinstance(base, str):
-        return config.read(path.parent / base)
+        return config.read(path.parent / base, resolve=False)  # what an axis sets may be meant
     base = mapping(base, path, key)
     check_keys(base, config.TOP_LEVEL, path, key)
     return base

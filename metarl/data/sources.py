@@ -19,7 +19,7 @@ from metarl.data.transitions import Transitions
 from metarl.errors import DataError, DatasetUnavailable
 
 KINDS = ("recipe", "minari", "file", "gild")
-SELECTIONS = ("tuples", "episodes", "top")
+SELECTIONS = ("top", "episodes", "tuples")  # in the order in which they choose
 # option -> the kinds of source that have it
 _OPTIONS = {"size": ("recipe",), "seed": ("recipe",), "remote": ("minari",), "env": ("file", "gild")}
 
@@ -62,7 +62,10 @@ class Part:
     )
     top: float | None = field(
         default=None,
-        metadata={"help": "Keep only whole episodes, best return first, while their rows stay within this share."},
+        metadata={
+            "help": "Keep only whole episodes, best return first, while their rows stay within this share; "
+            "tuples or episodes then draws from these."
+        },
     )
 
 
@@ -104,7 +107,7 @@ def load(source: Part, generator: torch.Generator, role: str, *, folder: Path | 
     for name in SELECTIONS:
         wanted = getattr(source, name)
         if wanted is not None:
-            return _named(f"data.{role}.{name}", _select, transitions, name, wanted, generator)
+            transitions = _named(f"data.{role}.{name}", _select, transitions, name, wanted, generator)
     return transitions
 
 
@@ -123,6 +126,11 @@ def _one(source: Part, where: str, folder: Path | None) -> Transitions:
 
 def _select(transitions: Transitions, name: str, wanted: Any, generator: torch.Generator) -> Transitions:
     if name == "top":
+        if not transitions.card.returns:
+            raise DataError(
+                f"dataset {transitions.card.dataset_id!r} holds single transitions or pieces of episodes, which have "
+                "no returns to choose by; give `top` to a source of whole episodes."
+            )
         return transitions.top(wanted)
     draw = transitions.sample_tuples if name == "tuples" else transitions.sample_episodes
     return draw(wanted, generator)
@@ -151,5 +159,5 @@ def _check(source: Part, where: str) -> None:
         if kinds[0] not in owners and getattr(source, name) != defaults[name]:
             mine = " and ".join(f"`{owner}`" for owner in owners)
             raise DataError(f"{where}.{name}: only {mine} can have `{name}`; leave it out beside `{kinds[0]}`.")
-    if sum(getattr(source, name) is not None for name in SELECTIONS) > 1:
-        raise DataError(f"{where}: give only one of `tuples`, `episodes` and `top`.")
+    if source.tuples is not None and source.episodes is not None:
+        raise DataError(f"{where}: give only one of `tuples` and `episodes`; `top` can stand beside either.")

@@ -14,6 +14,7 @@ from metarl.bilevel import Batches, Metrics, TrainState, Update
 from metarl.bilevel.compiling import has_compiler
 from metarl.config import Experiment
 from metarl.errors import CheckpointError, ConfigError, NumericalError
+from metarl.learner import Learner
 from metarl.process import settle
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Policy
@@ -62,6 +63,9 @@ def train_stack(
                 reporter.say(f"{experiment.name} seed {seed}: {text}")
             else:
                 runs.append(run)
+        if runs:
+            for text in _never_due(runs[0].learner, experiment.steps):
+                reporter.say(f"note: {experiment.where}: {text}")
         for together in _abreast(runs, experiment.checkpoint.every or 1, reporter.say) if runs else []:
             _Loop(experiment, together, reporter).go()
     return [folder.path for folder in folders]
@@ -88,6 +92,28 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
     learner = build_learner(experiment, spec, folder.seed)
     state, statistics, _ = restore(learner.init(dtype_of(experiment)), saved, folder)
     return Policy(learner, state.tree, statistics, spec.obs_keys), saved.record["env"], saved.step
+
+
+def _never_due(learner: Learner, steps: int) -> Iterator[str]:
+    """A sentence on every Update that is due at none of the steps."""
+    for update in learner.updates.values():
+        together = [update, *(inner for inner in update.inners if inner.name in learner.updates)]
+        latest = max(together, key=lambda u: u.start)
+        # Its period is a multiple of its inners': after their starts, all are due at its first multiple, or never.
+        first = (latest.start // update.every + 1) * update.every
+        if update.name not in learner.due(first):
+            end, name = min((u.stop, u.name) for u in together if u.stop is not None)
+            yield (
+                f"update {update.name!r} is never due, so it does nothing: with every={update.every} it would be at "
+                f"step {first:,}, and {name!r} ends at {end:,}; make every smaller, or let {name!r} end later"
+            )
+        elif first > steps:
+            waits = update.every <= latest.start
+            why = f"{latest.name!r} starts after {latest.start:,}" if waits else f"every={update.every}"
+            yield (
+                f"update {update.name!r} is not due in these {steps:,} steps, so it does nothing: it is first due at "
+                f"step {first:,} ({why}); set steps={first} or more, or let it begin sooner"
+            )
 
 
 def _abreast(runs: list[Run], interval: int, say: Callable[[str], None]) -> list[list[Run]]:

@@ -24,8 +24,8 @@ from them (w = 5, no Lagrange). Deviations from the authors' code:
   1e-6 in the logarithm; in L_warm the actions are brought inside +-(1 - 1e-6), and the mean is not clipped at +-9.
 - Networks start as PyTorch's do (rlkit's last layers start smaller), or with `initialization: orthogonal`.
 CORL's algorithm (corl-team/CORL, cql.py) takes the temperature of before the step, starts log alpha' at 1, backs up the
-best of n lower values where this one takes the lower of two best, clones its own samples in the warm-up, where the data's
-actions were meant, and starts only its critics orthogonally, with last layers a hundred times smaller.
+best of n lower values where this one takes the lower of two best, clones its own samples in the warm-up, where the
+data's actions were meant, and starts only its critics orthogonally, with last layers a hundred times smaller.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ official convex combination to rounding. The range of returns comes from the epi
 them at jumps of the observation.
 
 `order: corl` is CORL's step (corl-team/CORL, algorithms/offline/iql.py): everything sees the V of before the step, and
-L_Q is halved. Its bounds of log-std are -20 and 2, and it takes the data's actions as they are.
+L_Q is halved. Its bounds of log-std are -20 and 2. It takes the data's actions as they are, which are brought inside
++-(1 - 1e-5) here all the same.
 """
 
 from __future__ import annotations

@@ -246,12 +246,12 @@ def _log_ratio(results: Results, row: str, column: str) -> dict[int, float]:
 
 _IV, _3, _4, _5 = ("gorl_table_iv-small", "gorl_figure_3-small", "gorl_figure_4-small", "gorl_figure_5-small")
 _QUICK = "B updated every 2nd step at 3e-4"
-_SCHEDULES = {
+SCHEDULES = {
     PUBLISHED: "as published, every 500th step at 1e-5",
     "GORL every 4th step": "every 4th step at 1e-5, 2,000 times as in the paper",
     "GORL quick": "every 2nd step at 3e-4",
 }
-_TOTAL = "the sign of the mean over datasets, if significant; by dataset for information"
+TOTAL = "the sign of the mean over datasets, if significant; by dataset for information"
 _BY_DATASET = "the sign on most datasets, where significant after Holm's correction over them"
 
 CLAIMS = (
@@ -291,24 +291,24 @@ CLAIMS = (
             _IV,
             partial(beats_every_constant, row),
         )
-        for row, how in _SCHEDULES.items()
+        for row, how in SCHEDULES.items()
     ),
     *(
         Claim(
             "GORL",
             "Tables I and II, Figure 2",
             f"GORL improves TD3+BC (B updated {how})",
-            _TOTAL,
+            TOTAL,
             _IV,
             partial(better, row, BASE),
         )
-        for row, how in _SCHEDULES.items()
+        for row, how in SCHEDULES.items()
     ),
     Claim(
         "GORL",
         "summary, next check 2",
         f"a guiding network that learns ({_QUICK}) is better than one that is never updated",
-        _TOTAL,
+        TOTAL,
         _IV,
         partial(better, "GORL quick", "GORL never updated"),
     ),
@@ -316,7 +316,7 @@ CLAIMS = (
         "GORL",
         "Figure 4",
         "mixing 200 expert tuples into the data harms",
-        _TOTAL,
+        TOTAL,
         _4,
         partial(better, "expert mixed in", "pure data", expected=-1),
     ),
@@ -324,7 +324,7 @@ CLAIMS = (
         "GORL",
         "Figure 4",
         f"guiding with them ({_QUICK}) is better than mixing them in",
-        _TOTAL,
+        TOTAL,
         _4,
         partial(better, "guided", "expert mixed in"),
     ),
@@ -356,7 +356,7 @@ CLAIMS = (
         Claim(
             "GORL",
             "Figure 3",
-            f"GORL raises the relative constraint on expert data (B updated {_SCHEDULES[row]})",
+            f"GORL raises the relative constraint on expert data (B updated {SCHEDULES[row]})",
             _BY_DATASET,
             _3,
             partial(relative_constraint, row),

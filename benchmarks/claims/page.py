@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks import results as reading
-from benchmarks.claims import gorl, pictures
+from benchmarks.claims import gorl, gorl_bases, pictures
 from benchmarks.claims.verdict import Claim, Verdict
 from benchmarks.results import Results
 from benchmarks.running.suite import SHIPPED
@@ -19,6 +19,7 @@ from metarl.training.folder import write_aside
 
 PAPERS = Path(__file__).with_name("papers.yaml")
 RECORDED = Path(__file__).parents[1] / "results"
+CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS)
 ANSWERS = ("suite", "page", "test", "awaits", "unavailable")
 HEAD = """# What the papers claim, and what was measured here
 
@@ -59,8 +60,8 @@ def recorded(name: str) -> Results | None:
 
 def judged() -> list[Judged]:
     """Every claim, judged where its results are committed."""
-    kept = {suite: recorded(suite) for suite in dict.fromkeys(claim.suite for claim in gorl.CLAIMS)}
-    return [Judged(claim, _verdict(claim, kept[claim.suite]), kept[claim.suite]) for claim in gorl.CLAIMS]
+    kept = {suite: recorded(suite) for suite in dict.fromkeys(claim.suite for claim in CLAIMS)}
+    return [Judged(claim, _verdict(claim, kept[claim.suite]), kept[claim.suite]) for claim in CLAIMS]
 
 
 def _verdict(claim: Claim, results: Results | None) -> Verdict:

@@ -30,6 +30,8 @@ def of(results: Results) -> bytes | None:
         "gorl_figure_4-small": mixing,
         "gorl_figure_5-small": numbers,
         "gorl_schedule-small": schedule,
+        "gorl_table_i-small": by_base,
+        "gorl_figure_4_bases-small": by_base,
     }.get(results.name)
     return to_png(draw(results)) if draw else None
 
@@ -82,6 +84,23 @@ def mixing(results: Results) -> Figure:
         axis.set_ylabel(SCORE)
 
     return _panels(results, one, legend=False)
+
+
+def by_base(results: Results) -> Figure:
+    """The score of every method on every base algorithm."""
+    bases, methods = results.axes["base"], results.axes["method"]
+    width = 0.8 / len(methods)
+
+    def one(axis: Axes, column: str) -> None:
+        for i, method in enumerate(methods):
+            for x, base in enumerate(bases):
+                if results.at(f"{base} · {method}", column) is not None:
+                    place, label = x + (i - (len(methods) - 1) / 2) * width, method if x == len(bases) - 1 else None
+                    _point(axis, place, _scores(results, f"{base} · {method}", column), i, label)
+        axis.set_xticks(range(len(bases)), bases)
+        axis.set_ylabel(SCORE)
+
+    return _panels(results, one)
 
 
 def numbers(results: Results) -> Figure:

@@ -2,7 +2,8 @@
 
     L(pi) = mean_{batch, dims} (pi(s) - a)^2
 
-Settings follow CORL's any_percent_bc.py: two hidden layers of 256, Adam 1e-3, batch 256, normalised observations.
+Settings follow CORL's any_percent_bc.py: two hidden layers of 256, batch 256, normalised observations; but for Adam's
+rate of 1e-3, which is 3e-4 there.
 """
 
 from __future__ import annotations

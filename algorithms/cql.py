@@ -22,10 +22,13 @@ from them (w = 5, no Lagrange). Deviations from the authors' code:
 - It steps Q between the policy's forward and backward pass, which PyTorch refuses since 1.5; here both see the old Q.
 - Its warm-up is one step shorter than `policy_eval_start` says. Here log(1 - tanh(u)^2) is exact, where the code adds
   1e-6 in the logarithm; in L_warm the actions are brought inside +-(1 - 1e-6), and the mean is not clipped at +-9.
-- Networks start as PyTorch's do (rlkit's last layers start smaller), or with `initialization: orthogonal`.
-CORL's algorithm (corl-team/CORL, cql.py) takes the temperature of before the step, starts log alpha' at 1, backs up the
-best of n lower values where this one takes the lower of two best, clones its own samples in the warm-up, where the
-data's actions were meant, and starts only its critics orthogonally, with last layers a hundred times smaller.
+- Networks start as PyTorch's do (rlkit's last layers start smaller, its hidden biases at 0.1), or orthogonally.
+- `max_q_backup` looks at n actions, where the code always takes 10.
+The paper's Eq. 4 halves the Bellman error; the authors' code does not.
+CORL's algorithm (corl-team/CORL, cql.py) takes the temperature of before the step, starts log alpha' at 1, learns a
+scale and an offset of log-std, backs up the best of n lower values where this one takes the lower of two best, clones
+its own samples in the warm-up, where the data's actions were meant, and starts its critics with last layers a hundred
+times smaller.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class TD3BC:
     presets: ClassVar[Mapping[str, Mapping]] = {
         "locomotion": {"alpha": 2.5},  # TD3+BC, Table 3
         "adroit": {"alpha": 0.1},  # GORL (arXiv:2309.01448), Table VIII
-        "antmaze": {"alpha": 2.5, "normalize": False, "rewards": {"shift": -1.0}},  # sfujim/TD3_BC, issue 2
+        # Normalisation: sfujim/TD3_BC, issue 2. Rewards: as IQL's and CORL's.
+        "antmaze": {"alpha": 2.5, "normalize": False, "rewards": {"shift": -1.0}},
     }
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:

@@ -2,7 +2,8 @@
 
     L(pi) = combine(terms, degree)
 
-Degree 1 is the base algorithm, bitwise; GORL's Table IV compares such constants with its learned weights.
+Degree 1 is the base algorithm, bitwise; GORL's Table IV compares such constants with its learned weights. On CQL the
+degree weighs the improvement; on IQL it is a factor of the whole loss, which Adam divides out.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from metarl.bilevel import Batches, Metrics, Tree
 class Fixed:
     """One constant weight on the policy constraint."""
 
-    degree: float = option(1.0, "weight of the constraint; 1 is the base algorithm")
+    degree: float = option(
+        1.0, "weight of the constraint (on CQL and IQL: of the improvement); 1 is the base algorithm"
+    )
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with its policy's loss weighed by `degree`."""

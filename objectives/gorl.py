@@ -16,9 +16,11 @@ On other bases, for a degree B and their own cloning loss in Eq. 4:
 
 The paper has no public code. Where its text leaves a choice, the reading is an option below, and the default is the
 one that its tables support: Table IV's column of constant weights shows B in 0..1 with B = 1 equal to TD3+BC.
-On CQL the degree weighs the improvement, so that a higher one means less constraint. On IQL a degree of 1 is the base
-algorithm only with `keep_beta`; the action that Eq. 14's text feeds to B, a~, does not exist in IQL, and the data's is
-taken.
+On CQL the degree weighs the improvement, so that a higher one means less constraint, and the temperature is learned, as
+in the base, where Eqs. 15 and 16 have none. On IQL a degree of 1 is the base algorithm only with `keep_beta`; the clip
+at 100 is the base's, not Eq. 14's; and the action that its text feeds to B, a~, does not exist in IQL, so that the
+data's is taken.
+Algorithm 1 moves Q before the policy; on CQL and IQL policy and Q see the state of before both, as the base has it.
 """
 
 from __future__ import annotations
@@ -103,11 +105,11 @@ class GORL:
     statistics: Literal["train", "guide"] = option("train", "whose statistics normalise the expert tuples")
 
     presets: ClassVar[Mapping[str, Mapping]] = {
-        # Tables VI to IX, per base: the guiding network's period, on locomotion and on Adroit data.
+        # Tables VI to IX, per base: the guiding network's period, on locomotion and on Adroit data, and a_D.
         "td3_bc": {"every": 500},
         "sac_bc": {"every": 500},
-        "cql": {"every": 200},
-        "cql_adroit": {"every": 100},
+        "cql": {"every": 200, "virtual": {"name": "sgd", "lr": 1e-4}},
+        "cql_adroit": {"every": 100, "virtual": {"name": "sgd", "lr": 1e-4}},
         "iql": {"every": 200},
         "iql_adroit": {"every": 1},
         # Moves B visibly within a few thousand steps, where the paper's schedule needs millions.
@@ -176,16 +178,22 @@ class GORL:
         for name in asked:
             if name not in known:
                 raise ConfigError(f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}")
+        if self.keep_beta and "no_beta" not in known:
+            raise ConfigError("objective gorl: keep_beta is for iql; this algorithm has no beta to keep")
         return asked if self.keep_beta or "no_beta" not in known else (*asked, "no_beta")
 
     def _outer_form(self, known: tuple[str, ...]) -> tuple[str, ...]:
-        """Of the outer loss."""
+        """Of the outer loss. Raises ConfigError where it would be the base's all the same."""
         form = ("sum",) if self.reduction == "sum" else ()
         if self.outer == "base":
             return (*form, "entropy") if "entropy" in known else form
-        if self.outer == "mode" and "mode" in known:
-            return (*form, "mode")
-        return form
+        if self.outer == "cloning" and "entropy" not in known:
+            raise ConfigError(
+                "objective gorl: outer=cloning leaves the entropy out of Eq. 4, and this base has none in it"
+            )
+        if self.outer == "mode" and "mode" not in known:
+            raise ConfigError("objective gorl: outer=mode is how this algorithm clones in any case; leave it out")
+        return (*form, "mode") if self.outer == "mode" else form
 
     def _with_statistics(self, learner: Learner, policy: PolicyTerms, form: tuple[str, ...]) -> Learner:
         """The learner with a running mean and square of the signal, which move beside the policy."""

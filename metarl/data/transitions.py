@@ -88,13 +88,13 @@ class Card:
     def return_range(self) -> tuple[float, float]:
         """The lowest and the highest return of a whole episode; of a mixture, over the parts that have whole episodes.
 
+        Of what was drawn from a mixture, over the episodes that were drawn.
+
         Raises:
             DataError: there are no whole episodes, or all returns are the same.
         """
-        parts = [
-            Card.from_dict({k: v for k, v in p.items() if k != "transitions"}) for p in self.figures.get("parts", ())
-        ]
-        whole = [card.returns for card in (self, *parts) if card.returns]
+        mixed = () if self.returns or "drawn" in self.figures else self.figures.get("parts", ())
+        whole = [returns for returns in (self.returns, *(part["returns"] for part in mixed)) if returns]
         if not whole:
             raise DataError(f"dataset {self.dataset_id!r} holds single transitions, which have no returns.")
         low, high = min(r["min"] for r in whole), max(r["max"] for r in whole)

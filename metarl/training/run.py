@@ -179,15 +179,15 @@ class Run:
         for name, digest in self._data_digests().items():
             if saved.record["data"].get(name) != digest:
                 raise DataError(f"data.{name} has changed since this run was begun (its sha256 differs); {remedy}")
+        for name, digest in plugin_digests(self.experiment).items():
+            if saved.record["plugins"].get(name) != digest:
+                raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
         span = saved.record.get("span")
-        if span != self.learner.span:
+        if span is not None and span != self.learner.span:
             raise ConfigError(
                 f"this run's schedules were made for {span:,} steps, not for {self.experiment.steps:,}; to go on from "
                 f"{self.folder.path}, set steps={span}; else give the experiment another name"
             )
-        for name, digest in plugin_digests(self.experiment).items():
-            if saved.record["plugins"].get(name) != digest:
-                raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
 
 
 def _nonfinite_groups(groups: list[str]) -> str:

@@ -69,7 +69,7 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
                 raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
             rows = rows.normalized(statistics[role.statistics])
         by_role[name] = rows.to(dtype=dtype, device=device)
-    watched = {name: loaded[name] for name in experiment.watch}
+    watched = {name: loaded[name].with_rewards(scale, shift) for name in experiment.watch}
     if learner.normalize:
         watched = {name: rows.normalized(statistics["train"]) for name, rows in watched.items()}
     watched = {name: rows.to(dtype=dtype, device=device) for name, rows in watched.items()}

@@ -12,8 +12,10 @@ from torch import Tensor
 from torch import nn as torch_nn
 
 from algorithms.bc import BC
+from algorithms.iql import IQL
+from algorithms.sac_bc import SACBC
 from algorithms.td3_bc import TD3BC
-from metarl import Learner, NoiseSpec, Polyak, Role, Track, Unrolled, Update, adam, momentum, nn, sgd
+from metarl import Learner, NoiseSpec, Polyak, Role, Track, Unrolled, Update, adam, momentum, nn, noise_for, sgd
 from metarl.errors import ConfigError
 from objectives.fixed import Fixed
 from objectives.gorl import GORL, GuidingNet
@@ -477,3 +479,64 @@ def test_an_optimiser_that_remembers_outside_its_state_is_refused(assemble, draw
 def test_whole_numbers_stay_whole():
     learner = Learner(modules={}, tensors={"step": {"count": torch.tensor(3)}}, stages=(), act=lambda *a: a)
     assert learner.init(torch.float64).tree["step"]["count"].dtype == torch.int64
+
+
+# -- noise of the policy on another batch --------------------------------------------------------------------
+
+
+def test_the_policys_noise_is_drawn_again_for_another_batch(spec, assemble, draw):
+    """`<role>/<name>`, of the role's size, with everything else as the policy's own has it."""
+    generator = torch.Generator().manual_seed(0)
+    base = SACBC(hidden=(4,), batch_size=8).build(spec, generator)
+    learner = base.with_roles(guide=Role("guide", 5)).with_noise_for("guide")
+    assert set(learner.noise) == {"policy", "next_policy", "guide/policy"}  # not what the critic alone reads
+    assert learner.noise["guide/policy"] == replace(base.noise["policy"], role="guide")
+    assert learner.noise["guide/policy"].whole_shape(learner.roles) == (5, 2)
+    assert {name: learner.noise[name] for name in base.noise} == base.noise
+    batches = draw(learner)
+    read = noise_for(batches, "guide")
+    assert set(read) == {"policy"} and read["policy"] is batches["noise"]["guide/policy"]
+    assert read["policy"].shape == (5, 2) and noise_for(batches, "demo") == {}
+    loss = learner.hooks("test").imitation(learner.init(torch.float64).tree, batches["guide"], read)
+    assert loss.isfinite() and loss.dim() == 0
+
+
+def test_the_kind_of_the_noise_is_kept(spec):
+    base = IQL(hidden=(4, 6), dropout=0.5, batch_size=8).build(spec, torch.Generator().manual_seed(0))
+    noise = base.with_roles(guide=Role("guide", 5)).with_noise_for("guide").noise["guide/dropout"]
+    assert noise == NoiseSpec((10,), role="guide", distribution="uniform")
+
+
+def test_a_policy_without_noise_asks_for_none(spec):
+    generator = torch.Generator().manual_seed(0)
+    for algorithm in (TD3BC(hidden=(4,)), IQL(hidden=(4,))):
+        base = algorithm.build(spec, generator)
+        assert base.with_roles(guide=Role("guide", 5)).with_noise_for("guide").noise == base.noise
+
+
+def test_the_noise_of_a_role_is_not_asked_for_twice(spec):
+    base = SACBC(hidden=(4,)).build(spec, torch.Generator().manual_seed(0)).with_roles(guide=Role("guide", 5))
+    with pytest.raises(ConfigError, match="noise 'guide/policy' exists already"):
+        base.with_noise_for("guide").with_noise_for("guide")
+    with pytest.raises(ConfigError, match=r"the policy's noise for 'guide'.* exposes no policy improvement"):
+        BC(hidden=(4,)).build(spec, torch.Generator()).with_noise_for("guide")
+
+
+def test_roles_of_alike_names_do_not_share_noise():
+    noise = {name: torch.ones(()) for name in ("policy", "guide/policy", "guide2/policy", "guide/a/b")}
+    assert set(noise_for({"noise": noise}, "guide")) == {"policy", "a/b"}
+    assert noise_for({"noise": noise}, "guide2")["policy"] is noise["guide2/policy"]
+
+
+def test_gorl_reads_the_guides_own_noise(assemble, draw):
+    """The guiding network's gradient changes with the guide's noise; no loss of the base does."""
+    learner = assemble(SACBC(hidden=(4,), batch_size=8), GORL(batch_size=5, every=2))
+    state, batches = learner.init(torch.float64), draw(learner)
+    other = {**batches, "noise": {**batches["noise"], "guide/policy": batches["noise"]["guide/policy"] + 1}}
+
+    def losses(batches):
+        found = Learner.estimates(learner.updates.values(), state, batches, learner.due(2))
+        return {update.name: estimate.loss for update, estimate in found if estimate.loss is not None}
+
+    one, two = losses(batches), losses(other)
+    assert {name for name in one if one[name] != two[name]} == {"guiding_network"}

@@ -336,3 +336,32 @@ def test_update_leaves_its_inputs_untouched(case):
     optimizer_step(optimizer, params, grads, state)
     for nest, old in zip(nests, before, strict=True):
         assert all(torch.equal(nest[k], old[k]) for k in nest)
+
+
+OVERWRITING = {
+    "sgd": sgd(0.1),
+    "sgd-decay": sgd(0.1, weight_decay=0.2),
+    "adam": adam(0.1),
+    "adam-settings": adam(0.1, b1=0.5, b2=0.7, eps=0.01, weight_decay=0.2),
+    "adamw": adamw(0.1, weight_decay=0.2),
+}
+
+
+@pytest.mark.parametrize("factors", [None, [1.0] * 15, [0.25, 1.0, 0.0, 0.6, 0.9] * 3], ids=["none", "ones", "some"])
+@pytest.mark.parametrize("optimizer", OVERWRITING.values(), ids=OVERWRITING)
+def test_overwriting_times_a_factor_equals_the_pure_step(apart, optimizer, factors):
+    pure, pure_state = start(), optimizer.init(start())
+    params, state = start(), optimizer.init(start())
+    for step in range(15):
+        factor = None if factors is None else torch.tensor(factors[step], dtype=torch.float64)
+        updates, pure_state = optimizer.update(gradient(pure, step), pure_state, params=pure)
+        pure = {name: p + (1 if factor is None else factor) * updates[name] for name, p in pure.items()}
+        optimizer.overwrite(params, gradient(params, step), state, factor)
+    assert apart(params, pure) < 1e-12 and apart(tuple(state), tuple(pure_state)) < 1e-12
+    assert apart(params, start()) > 0.01
+
+
+def test_what_does_not_overwrite():
+    for optimizer in (momentum(0.1), rmsprop(0.1), adam(torch.tensor(0.1)), adam(0.1, eps=0.0)):
+        assert optimizer.overwrite is None
+    assert all(optimizer.overwrite is not None for optimizer in OVERWRITING.values())

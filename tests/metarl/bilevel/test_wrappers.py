@@ -7,11 +7,24 @@ import torch
 import torchopt
 from torch.autograd import gradcheck
 
-from metarl import ScheduledState, Update, adam, clip_by_global_norm, cosine_decay, export_state, linear_decay, sgd
+from metarl import (
+    ScheduledState,
+    Update,
+    adam,
+    adamw,
+    clip_by_global_norm,
+    cosine_decay,
+    export_state,
+    linear_decay,
+    momentum,
+    rmsprop,
+    sgd,
+)
 from metarl.bilevel import backends
 from metarl.bilevel.state import TrainState, optimizer_step
 from metarl.component import component, plain_component
 from metarl.errors import ConfigError
+from metarl.training.stepping import stacked, unstacked
 
 
 def start():
@@ -154,3 +167,89 @@ def test_a_wrapped_torchopt_optimizer_is_still_looked_into():
     wrong = cosine_decay(torchopt.sgd(0.1, momentum=0.9), 10)
     with pytest.raises(ConfigError, match="keeps a flag outside its state"):
         backends.refuse_hidden_state(wrong)
+
+
+# -- steps that overwrite --------------------------------------------------------------------------------------
+
+INNER = {
+    "adam": lambda: adam(0.1),
+    "adam-decay": lambda: adam(0.1, weight_decay=0.2),
+    "adamw": lambda: adamw(0.1, weight_decay=0.2),
+    "sgd": lambda: sgd(0.1),
+    "sgd-decay": lambda: sgd(0.1, weight_decay=0.2),
+}
+SCHEDULES = {
+    "cosine": lambda o: cosine_decay(o, 40),
+    "cosine-warmup-final": lambda o: cosine_decay(o, 10, warmup=4, final=0.2),  # ends before the 15 steps do
+    "cosine-to-zero": lambda o: cosine_decay(o, 10),
+    "linear-warmup": lambda o: linear_decay(o, 30, warmup=4),
+    "nested": lambda o: cosine_decay(linear_decay(o, 20, warmup=3, final=0.5), 25, warmup=2),
+    "thrice": lambda o: linear_decay(cosine_decay(linear_decay(o, 20), 25, warmup=2), 30),
+}
+
+
+def overwritten(optimizer, params, state, steps):
+    for step in range(steps):
+        optimizer.overwrite(params, gradient(params, step), state)
+    return params, state
+
+
+@pytest.fixture(params=[(i, w) for i in INNER for w in SCHEDULES], ids="-".join)
+def scheduled(request):
+    inner, wrap = request.param
+    return SCHEDULES[wrap](INNER[inner]())
+
+
+def test_overwriting_equals_the_pure_step(apart, scheduled):
+    pure, pure_state = walk(scheduled, 15)
+    params, state = start(), scheduled.init(start())
+    ours, _ = overwritten(scheduled, params, state, 15)
+    assert all(ours[name] is params[name] for name in ours)
+    assert apart(ours, pure) < 1e-12
+    while isinstance(state, ScheduledState):  # counts and moments too, at every depth
+        assert state.count == pure_state.count == 15 and state.count.dtype == torch.float64
+        state, pure_state = state.inner, pure_state.inner
+    assert apart(tuple(state), tuple(pure_state)) < 1e-12
+    assert apart(ours, start()) > 0.01
+
+
+def test_overwriting_in_a_stack_equals_every_seed_alone(apart, scheduled):
+    states = [scheduled.init(start()) for _ in range(3)]
+    seeds = [{name: (1 + i / 7) * value for name, value in start().items()} for i in range(3)]
+    alone = [
+        overwritten(scheduled, {k: v.clone() for k, v in params.items()}, scheduled.init(params), 15)
+        for params in seeds
+    ]
+    together, state = overwritten(scheduled, stacked(seeds), stacked(states), 15)
+    assert together["w"].shape == (3, 4, 3) and state.count.tolist() == [15, 15, 15]
+    for i, (params, own) in enumerate(alone):
+        assert apart(unstacked(together, i), params) < 1e-12
+        assert apart(unstacked(state, i), own) < 1e-12
+    assert apart(unstacked(together, 0), unstacked(together, 2)) > 1e-3
+
+
+def test_a_schedule_goes_on_from_its_count(apart):
+    """Eight pure steps, then seven that overwrite: as one walk."""
+    optimizer = cosine_decay(adamw(0.1), 20, warmup=3)
+    params, state = walk(optimizer, 8)
+    for step in range(8, 15):
+        optimizer.overwrite(params, gradient(params, step), state)
+    assert apart(params, walk(optimizer, 15)[0]) < 1e-12 and state.count == 15
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        clip_by_global_norm(adam(0.1), 1.0),
+        cosine_decay(clip_by_global_norm(adam(0.1), 1.0), 10),
+        linear_decay(cosine_decay(clip_by_global_norm(sgd(0.1), 1.0), 10), 10),
+        cosine_decay(momentum(0.1), 10),
+        cosine_decay(rmsprop(0.1), 10),
+        cosine_decay(adam(0.1, eps=0.0), 10),
+        cosine_decay(adam(torch.tensor(0.1)), 10),
+        cosine_decay(torchopt.adam(0.1), 10),
+    ],
+    ids=["clip", "around-clip", "deep", "momentum", "rmsprop", "eps-0", "learned", "torchopt"],
+)
+def test_a_schedule_overwrites_only_around_what_overwrites(optimizer):
+    assert optimizer.overwrite is None

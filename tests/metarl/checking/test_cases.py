@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl import Learner, Update, sgd
+from algorithms.cql import CQL
+from algorithms.td3_bc import TD3BC
+from metarl import Learner, Update, registry, sgd
 from metarl.checking import Plan
 from metarl.checking.case import Case
 from metarl.checking.gradient import gradient
@@ -79,3 +81,21 @@ def test_apart():
     assert apart({"x": torch.tensor(1e-15)}, {"x": torch.tensor(2e-15)}) < 1e-10
     assert apart({"x": torch.tensor(float("nan"))}, {"x": torch.tensor(1.0)}) == float("inf")
     assert apart({"x": torch.ones(2)}, {"x": torch.ones(3)}) == float("inf")
+
+
+def test_objectives_are_attached_to_the_algorithm_that_asks_to_be_first(monkeypatch):
+    """`check_first`, whatever its place in the alphabet; else the first by name."""
+    plan = Plan({"name": "gorl", "every": 2})
+    names = registry.names("metarl.algorithms")
+    assert names.index("cql") < names.index("td3_bc")  # or it would come first anyway
+    assert [name for name in names if getattr(registry.resolve("metarl.algorithms", name), "check_first", False)] == [
+        "td3_bc"
+    ]
+    assert make(plan).algorithm == "td3_bc"
+    monkeypatch.setattr(CQL, "check_first", True, raising=False)
+    assert make(plan).algorithm == "cql"
+    monkeypatch.setattr(TD3BC, "check_first", False)
+    assert make(plan).algorithm == "cql"
+    monkeypatch.setattr(CQL, "check_first", False)
+    assert make(plan).algorithm == "cql"  # bc, before it, has no policy to hook on
+    assert make(Plan({"name": "gorl", "every": 2}, "iql")).algorithm == "iql"

@@ -17,6 +17,8 @@ from metarl.data.mixing import concatenate
 from metarl.data.recipes import make_dataset
 from metarl.data.sources import Part
 from metarl.errors import ConfigError, DataError, DatasetUnavailable
+from metarl.training import streams
+from metarl.training.setup import prepare
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -45,7 +47,22 @@ def test_omegaconf_takes_the_dataclass():
         (DataSource(minari="foo/bar-v0", size=400), r"data.guide.size: only `recipe` can have `size`"),
         (DataSource(minari="foo/bar-v0", seed=1), r"data.guide.seed: only `recipe` can have `seed`"),
         (DataSource(recipe="pendulum/medium", tuples=3, episodes=1), r"data.guide: give only one of `tuples`"),
-        (DataSource(recipe="pendulum/medium", tuples=3, top=0.1), r"data.guide: give only one of `tuples`"),
+        (
+            DataSource(recipe="pendulum/expert", size=400, top=0.5, tuples=3, episodes=1),
+            r"data.guide: give only one of `tuples` and `episodes`; `top` can stand beside either",
+        ),
+        (
+            DataSource(recipe="pendulum/expert", size=400, top=0.5, tuples=201),
+            r"data.guide.tuples: .*201 transitions .* 200 are there",
+        ),
+        (
+            DataSource(recipe="pendulum/expert", size=400, top=0.5, episodes=2),
+            r"data.guide.episodes: .*2 episodes .* 1 are there",
+        ),
+        (
+            DataSource(mix=(Part(recipe="pendulum/expert", size=400, tuples=9),), top=0.5),
+            r"data.guide.top: .* holds single transitions .* no returns to choose by; give `top` to",
+        ),
         (DataSource(recipe="pendulum/medium", remote=True), r"data.guide.remote: only `minari` can have `remote`"),
         (
             DataSource(recipe="pendulum/medium", env="Pendulum-v1"),
@@ -133,6 +150,25 @@ def test_the_top_share_is_whole_episodes_best_first_and_stays_within():
         assert made.top(share).episodes == episodes
 
 
+@pytest.mark.parametrize(
+    ("selection", "drawn", "told"),
+    [
+        ({"tuples": 50}, lambda best: best.sample_tuples(50, generator(3)), "50 random transitions of 600"),
+        ({"episodes": 2}, lambda best: best.sample_episodes(2, generator(3)), "2 random episodes of 3"),
+    ],
+)
+def test_parts_are_drawn_from_the_top_share(selection, drawn, told):
+    made = make_dataset("pendulum/medium", 4000).transitions  # 20 episodes of 200
+    found = load(DataSource(recipe="pendulum/medium", size=4000, top=0.19, **selection), generator(3), "guide")
+    assert torch.equal(found.rows, drawn(made.top(0.19)).rows)
+    best = {round(value, 3) for value in sorted(made.returns().tolist(), reverse=True)[:3]}
+    if "episodes" in selection:
+        assert {round(value, 3) for value in found.returns().tolist()} < best
+    kept = made.top(0.19).rows[:, :4]  # obs and action; the last column is set in a tuple
+    assert all((kept == row).all(1).any() for row in found.rows[:, :4])
+    assert found.card.figures["drawn"] == f"{told}, from best 3 episodes of 20, within 0.19 of the rows"
+
+
 def test_the_first_episode_too_long_for_the_share_ends_it():
     lengths, rewards = (4, 5, 1), (9.0, 1.0, 0.0)  # of 10 rows: the best has 4, the next would make 9
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -194,6 +230,52 @@ def test_a_configuration_builds_files_and_mixtures(tmp_path):
     (tmp_path / "bad.yaml").write_text("algorithm: bc\ndata: {train: {mix: [{recipee: pendulum/medium}]}}\n")
     with pytest.raises(ConfigError, match=r"unknown key 'data\.train\.mix\[0\]\.recipee'.*Did you mean 'recipe'"):
         config.load(tmp_path / "bad.yaml")
+
+
+def test_a_guide_can_be_the_best_of_the_training_data(tmp_path):
+    made = make_dataset("pendulum/medium", 4000).transitions
+    (tmp_path / "own.yaml").write_text(
+        "algorithm: bc\n"
+        "data:\n"
+        "  train: {recipe: pendulum/medium, size: 4000}\n"
+        "  guide: {mix: ['${data.train}'], top: 0.1, tuples: 20}\n"
+    )
+    entry = config.load(tmp_path / "own.yaml").data["guide"]
+    found = load(entry, generator(5), "guide")
+    assert torch.equal(found.rows, made.top(0.1).sample_tuples(20, generator(5)).rows)
+    assert found.card.figures["drawn"].endswith("from best 2 episodes of 20, within 0.1 of the rows")
+    (tmp_path / "mixed.yaml").write_text(
+        "algorithm: bc\n"
+        "data:\n"
+        "  train: {mix: [{recipe: pendulum/medium, size: 4000}]}\n"
+        "  guide: {mix: '${data.train.mix}', top: 0.1, tuples: 20}\n"
+    )
+    same = load(config.load(tmp_path / "mixed.yaml").data["guide"], generator(5), "guide")
+    assert torch.equal(same.rows, found.rows)
+
+
+def test_expert_tuples_in_the_training_data(tmp_path):
+    """One entry named twice: each role draws from it with a generator of its own, as it is told to."""
+    medium, expert = (make_dataset(f"pendulum/{level}", 1000).transitions for level in ("medium", "expert"))
+    (tmp_path / "mixed.yaml").write_text(
+        "algorithm: {name: td3_bc, hidden: [4], batch_size: 8}\n"
+        "objective: {name: gorl, batch_size: 4}\n"
+        "data:\n"
+        "  train: {mix: [{recipe: pendulum/medium, size: 1000}, '${data.guide}']}\n"
+        "  guide: {recipe: pendulum/expert, size: 1000, tuples: 200}\n"
+        "device: cpu\n"
+    )
+    ready = prepare(config.load(tmp_path / "mixed.yaml"), 0)
+    train, guide = ready.data["train"], ready.data["guide"]
+    assert (len(train), len(guide)) == (1200, 200) and train.episodes == 5 + 200
+    assert torch.equal(train.rows[:1000], medium.rows)
+    mixed = expert.sample_tuples(200, streams.generator(0, "data", "train"))
+    assert torch.equal(train.rows[1000:], mixed.rows)
+    assert torch.equal(guide.rows, expert.sample_tuples(200, streams.generator(0, "data", "guide")).rows)
+    shared = (train.rows[1000:, None] == guide.rows[None]).all(-1).any(1).sum()
+    assert 0 < shared < 200  # some of the 1,000 are drawn by both
+    drawn = train.card.figures["parts"][1]["figures"]["drawn"]
+    assert drawn == guide.card.figures["drawn"] == "200 random transitions of 1000"
 
 
 def test_only_remote_downloads_and_only_what_is_missing(monkeypatch, write):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from metarl.data.mixing import concatenate
 from metarl.data.transitions import Card, Layout, Statistics, Transitions, digest, pack
 from metarl.errors import DataError
 
@@ -224,3 +225,54 @@ def test_a_card_survives_json(transitions):
         Card.from_dict({**card.to_dict(), "sead": 1})
     with pytest.raises(DataError, match="lacks"):
         Card.from_dict({"source": "test"})
+
+
+def test_rewards_are_transformed_in_a_copy(transitions):
+    before = transitions.rows.clone()
+    changed = transitions.with_rewards(2.0, -3.0)
+    assert torch.equal(transitions.rows, before) and changed.card is transitions.card
+    torch.testing.assert_close(changed.reward, 2 * transitions.reward - 3, rtol=1e-6, atol=1e-6)
+    for name in ("obs", "action", "next_obs", "terminated", "truncated"):
+        assert torch.equal(getattr(changed, name), getattr(transitions, name)), name
+    assert changed.episode_starts is transitions.episode_starts
+    assert transitions.with_rewards(1.0, 0.0) is transitions
+    for other in ((1.0, 1.0), (2.0, 0.0)):
+        assert not torch.equal(transitions.with_rewards(*other).reward, transitions.reward)
+
+
+def test_the_range_of_returns_is_that_of_whole_episodes(transitions):
+    returns = transitions.returns()
+    card = transitions.card
+    assert card.return_range() == (returns.min().item(), returns.max().item())
+    single = transitions.sample_tuples(3, torch.Generator())
+    with pytest.raises(DataError, match="'tests/packed-v0' holds single transitions, which have no returns"):
+        single.card.return_range()
+    one = transitions.take_episodes(torch.tensor([1]))
+    with pytest.raises(DataError, match=r"'tests/packed-v0': every episode has the return .* so there is no range"):
+        one.card.return_range()
+
+
+def test_the_range_of_a_mixture_is_that_of_its_whole_episodes(transitions):
+    low, high = transitions.card.return_range()
+    worst, best = transitions.returns().argmin(), transitions.returns().argmax()
+    middle = transitions.take_episodes(torch.tensor([i for i in range(4) if i not in (worst, best)]))
+    single = transitions.sample_tuples(3, torch.Generator())
+    ends = [transitions.take_episodes(torch.tensor([int(i)])) for i in (worst, best)]
+    assert concatenate([ends[0], middle, ends[1]]).card.return_range() == (low, high)
+    mixed = concatenate([ends[0], single, ends[1]]).card
+    assert mixed.returns == {} and mixed.return_range() == (low, high)
+    assert Card.from_dict(json.loads(json.dumps(mixed.to_dict()))).return_range() == (low, high)
+    assert concatenate([middle, single]).card.return_range() == middle.card.return_range()
+    with pytest.raises(DataError, match="holds single transitions"):
+        concatenate([single, single]).card.return_range()
+    with pytest.raises(DataError, match="so there is no range"):
+        concatenate([ends[0], single]).card.return_range()
+
+
+def test_the_range_of_what_was_drawn_from_a_mixture_is_that_of_the_draw(transitions):
+    mixed = concatenate([transitions, transitions])
+    best = mixed.top(0.6)
+    assert best.card.return_range() == (best.returns().min().item(), best.returns().max().item())
+    assert best.card.return_range()[0] > mixed.card.return_range()[0]
+    with pytest.raises(DataError, match="holds single transitions"):
+        mixed.sample_tuples(5, torch.Generator()).card.return_range()

@@ -107,6 +107,8 @@ class CQL:
     def __post_init__(self) -> None:
         if self.min_q_version not in (2, 3):
             raise ValueError(f"min_q_version must be 2 or 3, not {self.min_q_version}")
+        if self.entropy_backup and self.max_q_backup:
+            raise ValueError("entropy_backup and max_q_backup exclude each other: the best of n actions has no entropy")
         if self.bc_share is not None and not 0 <= self.bc_share < 1:
             raise ValueError(f"bc_share must be at least 0 and below 1, not {self.bc_share}")
 

@@ -11,8 +11,8 @@ in every step, the policy and the targets in every second one. Defaults are Tabl
 
 No code was published. Readings of the paper:
 - Eq. 11 calls alpha a constant and Table VIII says "Alpha target 0.2": the temperature is 0.2 and fixed.
-  `auto_temperature` learns it instead (Haarnoja et al. 2018b, arXiv:1812.05905, Eq. 18), with `target_entropy` -|A| or
-  a number such as 0.2.
+  `auto_temperature` learns it instead (Haarnoja et al. 2018b, arXiv:1812.05905, Eq. 18, with log alpha as usual in the
+  place of its factor alpha), with `target_entropy` -|A| or a number such as 0.2.
 - Table VIII's lambda of 2.5 is TD3+BC's alpha (here `alpha`): it scales Q by its mean magnitude, as there.
 - Q is the lower of the two critics, as in SAC; targets follow whenever the policy moves, as in TD3+BC.
 """
@@ -78,8 +78,8 @@ class SACBC:
     }
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, not {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be positive and finite, not {self.temperature}")
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner: groups `actor`, `critic`, its target, and `temperature` where it is learned."""

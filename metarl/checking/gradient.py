@@ -26,12 +26,14 @@ def gradient(case: Case) -> list[Finding]:
         if differentiated(update) is None:
             continue
         state = case.warm()
+        tried = []
         for draw in range(DRAWS):
             batches = case.batches(draw)
             result = estimate(update, state, batches)
-            found = _compare(update, state, batches, result.grads)
-            if _agrees(found):
+            tried.append((batches, result, _compare(update, state, batches, result.grads)))
+            if best(tried[-1][2]).error <= RIGHT:  # else a kink may pass for rounding
                 break
+        batches, result, found = min(tried, key=lambda each: (not _agrees(each[2]), best(each[2]).error))
         problems += _admitted(update, result)
         errors.append(f"{update.name} {best(found).error:.0e}")
         if not getattr(update.gradient, "exact", True):

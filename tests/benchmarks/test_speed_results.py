@@ -7,8 +7,17 @@ import pytest
 from benchmarks.readme import with_table
 from benchmarks.speed import Timing, gpu
 from benchmarks.speed.__main__ import DOCS, RESULT, main, measure
-from benchmarks.speed.contestants import FLOORS, LABELS, Rivals, contestants
-from benchmarks.speed.derived import flatness_percent, gorl_costs, gorl_measured, gorl_overhead, pays_after, speed
+from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
+from benchmarks.speed.contestants import CORL, FLOORS, LABELS, Rivals, compared, contestants
+from benchmarks.speed.derived import (
+    flatness_percent,
+    gorl_average,
+    gorl_costs,
+    gorl_measured,
+    gorl_overhead,
+    pays_after,
+    speed,
+)
 from benchmarks.speed.page import page
 from benchmarks.speed.picture import picture
 from benchmarks.speed.products import mflop_per_step, products
@@ -39,6 +48,25 @@ def test_what_gorl_adds():
     assert gorl_overhead(parts, 2).median == pytest.approx((0.6 / 2 + 3.0 / 2) / 3)
     assert gorl_overhead(parts, 500).median == pytest.approx((0.6 / 2 + 3.0 / 500) / 3)
     assert gorl_measured(parts).median == pytest.approx(0.5)
+
+
+def test_what_gorl_adds_where_every_step_moves_the_policy():
+    parts = {name: {"cpu_ms": [ms, 2 * ms]} for name, ms in {"policy": 4.0, "weighted": 4.6, "guided": 7.6}.items()}
+    costs = {name: timing.low for name, timing in gorl_costs(parts).items()}
+    assert costs == pytest.approx({"base": 4.0, "weighing": 0.6, "guiding": 3.0})
+    assert gorl_overhead(parts, 200).median == pytest.approx((0.6 + 3.0 / 200) / 4)
+
+
+def test_the_average_over_bases_is_taken_round_by_round():
+    """0.1, 0.2, 0.9 and 0.3, 0.2, 0.1: 0.2, 0.2, 0.5."""
+    rounds = [(1.1, 1.2, 1.9), (1.3, 1.2, 1.1)]
+    bases = [({"policy": ms([1, 1, 1]), "weighted": ms(times), "guided": ms(times)}, 7) for times in rounds]
+    found = gorl_average(bases)
+    assert (found.median, found.low, found.high) == pytest.approx((0.2, 0.2, 0.5))
+
+
+def ms(times):
+    return {"cpu_ms": times}
 
 
 def test_when_compiling_pays():
@@ -102,12 +130,29 @@ def test_a_rival_that_is_not_there_is_an_error_once_it_is_named(tmp_path, capsys
     assert [each.name for each in found] == ["compiled", "textbook"] and all(each.required for each in found)
 
 
+def test_who_takes_part_in_a_comparison(tmp_path):
+    found = compared("iql", Rivals(), compiled=False)
+    assert [each.name for each in found] == ["iql_corl, eager", "iql_corl, recorded", "iql, eager", "iql, recorded"]
+    assert [each.name for each in compared("sac_bc", Rivals(corl=tmp_path))] == COMPARISONS["sac_bc"].names()
+    file = tmp_path / "algorithms" / "offline" / "td3_bc.py"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    with pytest.raises(UserError, match=r"--corl .*: there is no algorithms/offline/cql.py in it"):
+        compared("cql", Rivals(corl=tmp_path))
+    assert main(["--quick", "--corl", str(tmp_path)]) == 2  # before anything is measured
+    file.with_name("cql.py").touch()
+    rival = compared("cql", Rivals(corl=tmp_path))[-1]
+    assert (rival.name, rival.options["file"], rival.required) == ("corl", "cql.py", True)
+
+
 def test_quick_run_writes_nothing(tmp_path, capsys):
     arguments = ["--quick", "--out", str(tmp_path / "speed.json"), "--docs", str(tmp_path)]
-    assert main([*arguments, "--only", "floor", "gorl"]) == 0
+    assert main([*arguments, "--only", "floor", "cql", "gorl", "gorl_bases"]) == 0
     printed = capsys.readouterr().out
-    for words in (LABELS["textbook"], LABELS["floor"], "What GORL adds", "left out: CORL, because"):
-        assert words in printed
+    words = [LABELS["textbook"], LABELS["floor"], "CQL, size of hopper", "What GORL adds to a step"]
+    rows = [f"{base.label}, recorded" for base in BASES.values()]
+    for expected in (*words, "What GORL adds at its published periods", *rows, "average, recorded", "left out: CORL"):
+        assert expected in printed
     assert not list(tmp_path.iterdir())
 
 
@@ -139,10 +184,65 @@ def test_the_page_tells_of_a_gpu_and_of_what_was_left_out():
     assert "- CORL: no checkout was named.\n- metarl, compiled: it died; the last: CppCompileError." in text
 
 
+@pytest.fixture
+def more():
+    """The committed measurement, and made-up times of what is compared with CORL, which takes 10 to our 5, and of GORL
+    on all bases, where it adds 2 %."""
+    result = json.loads(RESULT.read_text())
+    result["settings"] |= {"samples": 10}
+    step = {"setup_cpu_s": 1.0, "facts": {"sha256": "0123456789abcdef"}}
+    result["compared"] = {
+        name: {
+            "contestants": {
+                each: {**step, "parts": {"step": ms([10.0] * 2 if each in (CORL, "td3_bc, eager") else [5.0] * 2)}}
+                for each in comparison.names()
+            }
+        }
+        for name, comparison in COMPARISONS.items()
+    }
+    times = {"policy": 1.0, "weighted": 1.02, "guided": 1.02, "base": 1.0, "gorl": 1.0}
+    turns = {mode: {"parts": {part: ms([time] * 2) for part, time in times.items()}} for mode in MODES}
+    result["gorl"] = turns
+    result["gorl_bases"] = {base: dict(turns) for base in BASES if base != "td3_bc"}
+    return result
+
+
+def test_the_page_shows_what_is_compared_with_corl(more):
+    text = page(more)
+    assert "| metarl, compiled, official order | 5.00 (5.00 to 5.00) | 2.00 (2.00 to 2.00) | 1.0 |" in text
+    assert "| metarl, eager | 5.00 (5.00 to 5.00) | 2.00 (2.00 to 2.00) | 1.0 |\n| metarl, recorded" in text
+    assert "| metarl, eager, TD3+BC | 10.0 (10.0 to 10.0) | 1.00 (1.00 to 1.00) | 1.0 |" in text
+    assert "`algorithms/offline/cql.py` of the same checkout (sha256: `0123456789ab`)" in " ".join(text.split())
+    table = summary(more)
+    columns = "IQL; CORL = 1 | IQL, official order; CORL = 1 | CQL; CORL = 1 | SAC+BC; TD3+BC = 1"
+    assert f"| size of hopper | {columns} |" in table
+    assert "| metarl, eager | 2.00 | 2.00 | 2.00 | 2.00 |\n| metarl, recorded | 2.00 | 2.00 | 2.00 | 1.00 |" in table
+    panels = picture(more).axes
+    assert len(panels) == len(more["sizes"]) + len(COMPARISONS)
+
+
+def test_the_page_shows_what_gorl_adds_to_every_base(more):
+    text = page(more)
+    milliseconds = "1.00 (1.00 to 1.00) | 0.02 (0.02 to 0.02) | 0.00 (0.00 to 0.00)"
+    assert f"| IQL, eager | 200 | {milliseconds} | 2.0 % (2.0 to 2.0) | 2.6 % |" in text
+    assert "| average, compiled |  |  |  |  | 2.0 % (2.0 to 2.0) | 1.9 % |" in text
+
+
+def test_what_ran_without_corl_is_shown_by_its_times_alone(more):
+    for name in ("iql", "cql"):
+        del more["compared"][name]["contestants"][CORL]
+    del more["gorl_bases"]["cql"]["compiled"]
+    text = page(more)
+    assert "| metarl, eager, official order | 5.00 (5.00 to 5.00) |  | 1.0 |" in text and "cql.py" not in text
+    assert "| average, eager |" in text and "| average, compiled |" not in text
+    assert "| size of hopper | SAC+BC; TD3+BC = 1 |" in summary(more)
+    assert len(picture(more).axes) == len(more["sizes"]) + 1
+
+
 def test_the_committed_page_shows_the_committed_measurement():
     result = json.loads(RESULT.read_text())
     assert page(result) == (DOCS / "speed.md").read_text()
     readme = (DOCS.parent / "README.md").read_text()
-    assert with_table(readme, summary(result).markdown(), "speed table") == readme
-    assert len(picture(result).axes) == len(result["sizes"])
+    assert with_table(readme, summary(result), "speed table") == readme
+    assert len(picture(result).axes) == len(result["sizes"]) + len(result.get("compared", {}))
     assert (DOCS / "speed.png").stat().st_size > 10_000

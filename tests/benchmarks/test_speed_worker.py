@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
+from benchmarks.speed import ours, rival_corl
 from benchmarks.speed.client import Worker, WorkerDied
+from benchmarks.speed.comparisons import COMPARISONS
 from benchmarks.speed.settings import Settings
 from metarl.errors import UserError
 
@@ -15,7 +17,8 @@ import os
 import d4rl, gym, pyrallis, wandb
 
 class TrainConfig:
-    discount = tau = policy_noise = noise_clip = policy_freq = alpha = 1.0
+    def __getattr__(self, name):
+        return 1.0
 
 @pyrallis.wrap()
 def train(env: gym.Env):
@@ -26,13 +29,14 @@ def set_seed(seed):
     os.write(1, b"printed below Python")
 
 class Net(__import__("torch").nn.Linear):
-    def __init__(self, *sizes):
+    def __init__(self, *sizes, **settings):
         super().__init__(1, 1)
 
-Actor = Critic = Net
+Actor = Critic = TwinQ = ValueFunction = GaussianPolicy = FullyConnectedQFunction = TanhGaussianPolicy = Net
 
-class TD3_BC:
-    def __init__(self, **settings):
+class Trainer:
+    def __init__(self, device, discount, **settings):
+        assert (device, discount) == ("cpu", 1.0)
         self.steps = 0
 
     def train(self, batch):
@@ -40,6 +44,8 @@ class TD3_BC:
         print("step", self.steps)
         if self.steps > 10:
             raise RuntimeError("the eleventh step fails")
+
+TD3_BC = ImplicitQLearning = ContinuousCQL = Trainer
 
 class ReplayBuffer:
     def __init__(self, *sizes):
@@ -55,10 +61,11 @@ class ReplayBuffer:
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A folder that is laid out as CORL is, whose trainer prints, and fails at its eleventh step."""
-    file = tmp_path / "algorithms" / "offline" / "td3_bc.py"
-    file.parent.mkdir(parents=True)
-    file.write_text(FAKE)
+    """A folder that is laid out as CORL is, whose trainers print, and fail at their eleventh step."""
+    folder = tmp_path / "algorithms" / "offline"
+    folder.mkdir(parents=True)
+    for name in rival_corl.TRAINERS:
+        (folder / name).write_text(FAKE)
     return tmp_path
 
 
@@ -76,6 +83,37 @@ def test_a_worker_takes_the_steps_that_it_is_asked_for(module, options, per_call
             assert took["steps"] == -(-steps // per_call) * per_call
             assert took["cpu_s"] > 0 and took["wall_s"] > 0
     assert worker._process.returncode == 0
+
+
+@pytest.mark.parametrize("file", rival_corl.TRAINERS)
+def test_a_trainer_of_corl_is_made_and_called(checkout, file, monkeypatch):
+    monkeypatch.setattr("sys.modules", {**sys.modules})  # stand-ins are left there
+    parts, facts = rival_corl.prepare({**TINY, "checkout": str(checkout), "file": file})
+    assert parts["step"](10) == 10 and len(facts["sha256"]) == 64
+    with pytest.raises(RuntimeError, match="the eleventh step fails"):
+        parts["step"](1)
+
+
+@pytest.mark.parametrize("algorithm", [variant for each in COMPARISONS.values() for variant in each.variants])
+@pytest.mark.parametrize("gorl", [False, True])
+def test_a_variant_takes_steps(algorithm, gorl):
+    options = {**TINY, "algorithm": algorithm}
+    contestant = ours.Metarl(options, ours.transitions(options), gorl)
+    assert contestant.run(2) == 2
+    every = {True: {"policy", "weighted", "guided"}, False: {"critic", "policy", "weighted", "guided"}}
+    parts, _ = ours._gorl({**options, "mode": "eager", "whole": False})
+    assert set(parts) == every[algorithm in ("iql", "iql_corl", "cql")]
+    assert contestant.learner.due(2) == frozenset(contestant.learner.updates)
+
+
+def test_the_variants_are_what_the_page_calls_them():
+    iql, corl, cql = (ours.algorithm({**TINY, "algorithm": name}) for name in ("iql", "iql_corl", "cql"))
+    assert (iql.order, corl.order) == ("official", "corl") and iql.actor_decay and corl.actor_decay
+    assert (cql.hidden, cql.samples, cql.bc_steps, cql.min_q_version) == ((16, 16, 16), 2, 0, 3)
+    full = ours.algorithm({**Settings().options(), "algorithm": "cql"})
+    assert (full.hidden, full.samples, full.batch_size) == ((256, 256, 256), 10, 256)
+    with pytest.raises(ValueError, match="no algorithm is called 'ppo'"):
+        ours.algorithm({**TINY, "algorithm": "ppo"})
 
 
 def test_what_a_contestant_prints_does_not_disturb_and_its_last_words_are_told(checkout):

@@ -18,7 +18,8 @@ from rich.progress import Progress
 from benchmarks.drawing import to_png
 from benchmarks.readme import with_table
 from benchmarks.speed import experiments
-from benchmarks.speed.contestants import LABELS, Rivals, contestants
+from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
+from benchmarks.speed.contestants import LABELS, Rivals, compared, contestants
 from benchmarks.speed.page import page
 from benchmarks.speed.picture import picture
 from benchmarks.speed.rounds import bar
@@ -30,13 +31,13 @@ from metarl.training.folder import write_aside, write_json
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
 DOCS = Path(__file__).parents[2] / "docs"
-QUESTIONS = ("gorl", "flops", "compile", "flatness", "gpu")
+QUESTIONS = (*COMPARISONS, "gorl", "gorl_bases", "flops", "compile", "flatness", "gpu")
 
 
 def measure(
     settings: Settings, rivals: Rivals, only: Sequence[str], progress: Progress, quick: bool = False
 ) -> dict[str, Any]:
-    """All answers, or those in `only` (contestants of TD3+BC and questions), as plain data.
+    """All answers, or those in `only` (contestants of TD3+BC, and questions), as plain data.
 
     Raises:
         UserError: a name in `only` is not known, or a contestant that was named cannot run.
@@ -44,6 +45,7 @@ def measure(
     asked = [name for name in only if name in QUESTIONS] if only else list(QUESTIONS)
     chosen = [name for name in only if name not in QUESTIONS]
     found, left_out = contestants(rivals, chosen, compiled=not quick)
+    comparisons = {name: compared(name, rivals, compiled=not quick) for name in COMPARISONS if name in asked}
     result: dict[str, Any] = {
         "environment": environment(),
         "load_average": {"before": os.getloadavg()[0]},
@@ -56,9 +58,16 @@ def measure(
             result["compile"] = experiments.compile_times(lab, left_out)
         if chosen or not only:
             result["sizes"] = experiments.steps(lab, found, left_out)
+        if comparisons:
+            result["compared"] = {
+                name: experiments.compare(lab, name, each, left_out) for name, each in comparisons.items()
+            }
+        modes = ("recorded",) if quick else MODES
         if "gorl" in asked:
-            modes = ("recorded",) if quick else experiments.MODES
             result["gorl"] = experiments.gorl(lab, left_out, modes)
+        if "gorl_bases" in asked:
+            further = [base for base in BASES if base != "td3_bc"]  # which `gorl` measures
+            result["gorl_bases"] = {base: experiments.gorl(lab, left_out, modes, base) for base in further}
         if "flops" in asked:
             result["flops"] = experiments.flops(lab)
         if "flatness" in asked:
@@ -75,7 +84,7 @@ def render(result: Mapping[str, Any], docs: Path) -> None:
     (docs / "speed.png").write_bytes(to_png(picture(result)))
     readme = docs.parent / "README.md"
     if readme.is_file():
-        write_aside(readme, with_table(readme.read_text(), summary(result).markdown(), "speed table"))
+        write_aside(readme, with_table(readme.read_text(), summary(result), "speed table"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

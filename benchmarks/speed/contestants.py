@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.speed.comparisons import COMPARISONS, MODES, contestant
 from metarl.errors import UserError, nearest
 
 TEXTBOOK, CORL, FLOORS = "textbook", "corl", ("floor", "floor-onednn")
@@ -30,7 +31,7 @@ STACK = 4
 
 @dataclass(frozen=True)
 class Contestant:
-    """One process that takes gradient steps of TD3+BC.
+    """One process that takes gradient steps.
 
     Attributes:
         name: on the command line and in the result.
@@ -98,6 +99,22 @@ def contestants(
     return [replace(each, required=each.required or each.name in only) for each in taking_part], left_out
 
 
+def compared(name: str, rivals: Rivals, compiled: bool = True) -> list[Contestant]:
+    """Those of one of `COMPARISONS`: metarl's variants in all modes, and CORL where it has the algorithm.
+
+    Raises:
+        UserError: CORL's folder was named, and has no such algorithm.
+    """
+    comparison = COMPARISONS[name]
+    found = []
+    for variant in comparison.variants:
+        for mode in MODES if compiled else MODES[:-1]:
+            options = {"question": "step", "algorithm": variant, "mode": mode, "stack": 1}
+            found.append(Contestant(contestant(variant, mode), "ours", options, required=mode != "compiled"))
+    rival = _corl(rivals, comparison.file) if comparison.file else None
+    return [*found, rival] if isinstance(rival, Contestant) else found
+
+
 def _ours() -> dict[str, Contestant]:
     found = {}
     for name in ("eager", "recorded", "compiled", "stack4", "stack4-compiled"):
@@ -111,11 +128,11 @@ def _ours() -> dict[str, Contestant]:
     return found
 
 
-def _corl(rivals: Rivals) -> Contestant | str:
+def _corl(rivals: Rivals, file: str = "td3_bc.py") -> Contestant | str:
     if rivals.corl is None:
         return "no checkout was named (--corl)"
-    folder = _checkout("--corl", rivals.corl, "algorithms/offline/td3_bc.py", "corl-team/CORL")
-    return Contestant(CORL, "rival_corl", {"checkout": folder})
+    folder = _checkout("--corl", rivals.corl, f"algorithms/offline/{file}", "corl-team/CORL")
+    return Contestant(CORL, "rival_corl", {"checkout": folder, "file": file})
 
 
 def _unifloral(rivals: Rivals) -> Contestant | str:

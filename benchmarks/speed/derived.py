@@ -31,11 +31,20 @@ def gorl_costs(parts: Mapping[str, Any]) -> dict[str, Timing]:
 
 
 def gorl_overhead(parts: Mapping[str, Any], period: int) -> Timing:
-    """Cost of GORL over that of its base algorithm, with a guiding update every `period` gradient steps.
+    """Cost of GORL over that of its base algorithm, with a guiding update every `period` gradient steps."""
+    return Timing.of(_overheads(parts, period))
 
-    Every second step moves the policy and evaluates the guiding network's weights.
-    """
-    return Timing.of([(w / 2 + g / period) / b for b, w, g in zip(*_costs(parts), strict=True)])
+
+def gorl_average(bases: Sequence[tuple[Mapping[str, Any], int]]) -> Timing:
+    """The mean of `gorl_overhead` over bases, given as their parts and periods; taken round by round."""
+    overheads = zip(*(_overheads(parts, period) for parts, period in bases), strict=True)
+    return Timing.of([statistics.fmean(each) for each in overheads])
+
+
+def _overheads(parts: Mapping[str, Any], period: int) -> list[float]:
+    """Every step that moves the policy evaluates the guiding network's weights: every second one, or each."""
+    share = 0.5 if "critic" in parts else 1.0
+    return [(share * w + g / period) / b for b, w, g in zip(*_costs(parts), strict=True)]
 
 
 def gorl_measured(parts: Mapping[str, Any]) -> Timing:
@@ -44,7 +53,8 @@ def gorl_measured(parts: Mapping[str, Any]) -> Timing:
 
 
 def _costs(parts: Mapping[str, Any]) -> tuple[list[float], list[float], list[float]]:
-    critic, policy, weighted, guided = (parts[name]["cpu_ms"] for name in ("critic", "policy", "weighted", "guided"))
+    policy, weighted, guided = (parts[name]["cpu_ms"] for name in ("policy", "weighted", "guided"))
+    critic = parts["critic"]["cpu_ms"] if "critic" in parts else policy
     base = [(a + b) / 2 for a, b in zip(critic, policy, strict=True)]
     return base, _differences(weighted, policy), _differences(guided, weighted)
 

@@ -13,11 +13,11 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.speed.client import Worker, WorkerDied
+from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
 from benchmarks.speed.contestants import Contestant
 from benchmarks.speed.rounds import take_turns
 from benchmarks.speed.settings import SIZES, Settings
 
-MODES = ("eager", "recorded", "compiled")
 GPU_STACKS = (1, 8, 64)
 FINER = 3  # times as many and as short turns where small differences are looked for
 OLD, WINDOWS = 10, 100  # meta-steps to a tenth at either end; times are taken in so many windows
@@ -29,7 +29,7 @@ class Lab:
     Args:
         settings: what is timed and for how long.
         progress: a running bar.
-        cache: folder for what compilers keep; workers of one algorithm share what lies in it.
+        cache: folder for what compilers keep; each contestant of a question has its own in it.
     """
 
     def __init__(self, settings: Settings, progress: Progress, cache: Path) -> None:
@@ -38,7 +38,8 @@ class Lab:
     def worker(self, contestant: Contestant, size: str = "hopper", cache: str = "td3_bc", **options: Any) -> Worker:
         """The contestant's process, started."""
         told = {**self.settings.options(size), **contestant.options, **options}
-        env = {"TORCHINDUCTOR_CACHE_DIR": str(self.cache / cache)}
+        # The C++ compiler takes no folder with blanks and commas in its name.
+        env = {"TORCHINDUCTOR_CACHE_DIR": str(self.cache / cache / contestant.name.replace(", ", "-"))}
         return Worker(contestant.name, contestant.python, contestant.module, told, env)
 
     @contextmanager
@@ -88,13 +89,22 @@ def steps(lab: Lab, found: Sequence[Contestant], left_out: dict[str, str]) -> di
     return measured
 
 
-def gorl(lab: Lab, left_out: dict[str, str], modes: Sequence[str] = MODES) -> dict[str, Any]:
-    """Each mode's turns at the parts of a step of GORL and of its base algorithm."""
+def compare(lab: Lab, name: str, found: Sequence[Contestant], left_out: dict[str, str]) -> dict[str, Any]:
+    """One of `COMPARISONS`: each contestant's turns."""
+    label, missed = COMPARISONS[name].label, dict[str, str]()
+    turns = lab.turns(found, label, missed, cache=name)
+    left_out |= {f"{label}, {each}": reason for each, reason in missed.items()}
+    return {"contestants": turns}
+
+
+def gorl(lab: Lab, left_out: dict[str, str], modes: Sequence[str] = MODES, base: str = "td3_bc") -> dict[str, Any]:
+    """Each mode's turns at the parts of a step of GORL and of its base algorithm; on TD3+BC also of whole steps."""
     found = [_ours(mode, "gorl", required=mode != "compiled") for mode in modes]
-    missed: dict[str, str] = {}
+    title, missed = f"GORL on {BASES[base].label}", dict[str, str]()
     often = replace(lab.settings, rounds=FINER * lab.settings.rounds, turn_s=lab.settings.turn_s / FINER)
-    turns = lab.turns(found, "GORL", missed, often, cache="gorl")
-    left_out |= {f"GORL, {name}": reason for name, reason in missed.items()}
+    cache = "gorl" if base == "td3_bc" else f"gorl_{base}"
+    turns = lab.turns(found, title, missed, often, cache=cache, algorithm=base, whole=base == "td3_bc")
+    left_out |= {f"{title}, {name}": reason for name, reason in missed.items()}
     return turns
 
 

@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from algorithms.cql import CQL
+from algorithms.iql import IQL
+from algorithms.sac_bc import SACBC
 from algorithms.td3_bc import TD3BC
 from benchmarks.speed.data import EPISODE, columns, repeated
 from benchmarks.speed.worker import Run, cpu_seconds
@@ -28,7 +31,7 @@ class Metarl:
     """A learner on random transitions, stepped as the training loop steps it.
 
     Args:
-        options: sizes.
+        options: algorithm and sizes.
         data: what all batches are drawn from.
         gorl: with GORL's guiding network, moved at every step of the policy.
         mode: "eager", "recorded" or "compiled".
@@ -80,8 +83,26 @@ class Metarl:
 def _learner(options: Mapping[str, Any], gorl: bool, seed: int) -> Learner:
     generator = torch.Generator().manual_seed(seed)
     spec = Spec(options["obs_dim"], options["action_dim"], (1.0,) * options["action_dim"])
-    learner = TD3BC(hidden=tuple(options["hidden"]), batch_size=options["batch"]).build(spec, generator)
+    learner = algorithm(options).build(spec, generator)
     return (GORL(every=2).attach(learner, spec, generator) if gorl else learner).ready()
+
+
+def algorithm(options: Mapping[str, Any]) -> Any:
+    """The one that `options["algorithm"]` names, at its defaults but for the sizes."""
+    hidden, batch = tuple(options["hidden"]), options["batch"]
+    match options["algorithm"]:
+        case "td3_bc":
+            return TD3BC(hidden=hidden, batch_size=batch)
+        case "sac_bc":
+            return SACBC(hidden=hidden, batch_size=batch)
+        case "iql":
+            return IQL(hidden=hidden, batch_size=batch)
+        case "iql_corl":
+            settings: dict[str, Any] = {**IQL.presets["corl"], "hidden": hidden, "batch_size": batch}
+            return IQL(**settings)
+        case "cql":  # without its warm-up, which costs less
+            return CQL(hidden=(*hidden, hidden[-1]), batch_size=batch, samples=options["samples"], bc_steps=0)
+    raise ValueError(f"no algorithm is called {options['algorithm']!r}")
 
 
 def transitions(options: Mapping[str, Any]) -> Transitions:
@@ -113,7 +134,8 @@ def _step(options: Mapping[str, Any]) -> Prepared:
 
 
 def _gorl(options: Mapping[str, Any]) -> Prepared:
-    """Steps of the base algorithm and of GORL with chosen Updates due, and both by their own schedule."""
+    """Steps of the base algorithm and of GORL with chosen Updates due; with `options["whole"]` also by their own
+    schedules, GORL's with a period of 2."""
     data = transitions(options)
     base, gorl = (Metarl(options, data, guided, options["mode"]) for guided in (False, True))
     everything = frozenset(gorl.learner.updates)
@@ -125,7 +147,9 @@ def _gorl(options: Mapping[str, Any]) -> Prepared:
         "base": base.run,
         "gorl": gorl.run,
     }
-    return parts, {}
+    if base.learner.due(1) == base.learner.due(2):  # the policy moves in every step
+        del parts["critic"]
+    return {name: run for name, run in parts.items() if options["whole"] or name not in ("base", "gorl")}, {}
 
 
 def _flatness(options: Mapping[str, Any]) -> Prepared:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.speed import tables
-from benchmarks.speed.contestants import LABELS
+from benchmarks.speed.comparisons import BASES, COMPARISONS
+from benchmarks.speed.contestants import CORL, LABELS
 from benchmarks.speed.tables import Grid
 
 RIVALS = {
@@ -33,6 +34,22 @@ STEPS = """The rows called products are no training: they are the matrix product
     at least 8, by oneDNN; which of the two is faster depends on the processor. The shares are their time over that of a
     step: 100 % of the faster one would be a step whose every other operation is free. Of several seeds in one process
     every seed's step counts. Until ready counts imports, data, compiling without anything cached, and {warm} steps."""
+COMPARED = {
+    "iql": """Gradient steps of IQL: all of V, policy, both critics and targets move in every one. The first rows take
+        CORL's step, in which everything sees the V of before; in the official order the policy and the critics see the
+        new V. The policy's learning rate falls by a cosine in all of them.""",
+    "cql": """Gradient steps of CQL(H) behind its warm-up, with {samples} uniform actions and as many of the policy at
+        either state: the temperature, the policy, both critics and the targets move in every one. All networks have one
+        hidden layer more, as CORL's. metarl evaluates the policy's network once a state, CORL once a sampled
+        action.""",
+    "sac_bc": """Gradient steps of SAC+BC, every second of which moves the policy and the targets, in turns with
+        metarl's own TD3+BC in the same mode: there is no rival to compare it with.""",
+}
+CORLS = """CORL is `algorithms/offline/{file}` of the same checkout (sha256: `{sha256}`), by the defaults of its
+    TrainConfig and called as its `train` calls it."""
+GORL_BASES = """Marginal costs as above, measured by themselves. On IQL and CQL the policy moves in every step, and on
+    IQL the running mean and deviation of B's input count as weights. Averages are those of the {count} bases, round by
+    round. The paper's figures are of whole runs on a GPU (Table III)."""
 GORL = """A step without GORL is the mean of one that moves the critics alone and one that moves everything. GORL weighs
     every sample in every step of the policy (weights) and updates its guiding network every so many gradient steps;
     what is added follows from these two marginal costs. The last column is measured as a whole: both algorithms on
@@ -59,7 +76,9 @@ def page(result: Mapping[str, Any]) -> str:
         _contestants(result),
         *(_section(tables.steps(name, size)) for name, size in result["sizes"].items()),
         _filled(STEPS.format(**settings)),
+        *(_compared(result, name) for name in result.get("compared", {})),
         _section(tables.gorl(result), GORL.format(rounds=_gorl_rounds(result))),
+        _section(tables.gorl_bases(result), GORL_BASES.format(count=len(BASES))) if "gorl_bases" in result else "",
         _section(tables.flops(result), FLOPS),
         _section(tables.compiling(result), COMPILE),
         _section(tables.flatness(result), FLATNESS),
@@ -67,6 +86,14 @@ def page(result: Mapping[str, Any]) -> str:
         _left_out(result),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _compared(result: Mapping[str, Any], name: str) -> str:
+    measured, words = result["compared"][name], COMPARED[name].format(**result["settings"])
+    if CORL in measured["contestants"]:
+        sha256 = measured["contestants"][CORL]["facts"]["sha256"][:12]
+        words = f"{words} {CORLS.format(file=COMPARISONS[name].file, sha256=sha256)}"
+    return _section(tables.compared(name, measured), words)
 
 
 def _section(grid: Grid, words: str = "") -> str:

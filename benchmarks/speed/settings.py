@@ -19,8 +19,10 @@ class Settings:
         rounds: each gives every contestant one turn.
         turn_s: CPU seconds of a turn, at least; steps are chosen for it beforehand.
         warm: steps of each contestant before anything is timed.
-        hidden: widths of all networks of metarl, the textbook and the floor; rivals have their own defaults, the same.
+        hidden: widths of all networks of metarl, the textbook and the floor (CQL's have one layer more); rivals have
+            their own defaults, the same.
         batch: transitions in a batch.
+        samples: actions of each kind that CQL samples at a state.
         rows: transitions of the dataset.
         outer: meta-steps of the question whether their cost stays.
         outer_hidden: widths of its networks, small, so that it takes seconds.
@@ -33,6 +35,7 @@ class Settings:
     warm: int = 20
     hidden: tuple[int, ...] = (256, 256)
     batch: int = 256
+    samples: int = 10
     rows: int = 200_000
     outer: int = 2000
     outer_hidden: tuple[int, ...] = (64, 64)
@@ -41,12 +44,12 @@ class Settings:
     @classmethod
     def quick(cls, core: int | None = None) -> Settings:
         """Small enough to see in seconds that everything runs; the numbers mean nothing."""
-        return cls(("hopper",), 2, 0.0, 2, (16, 16), 16, 2000, outer=40, outer_hidden=(16, 16), core=core)
+        return cls(("hopper",), 2, 0.0, 2, (16, 16), 16, 2, 2000, outer=40, outer_hidden=(16, 16), core=core)
 
     def options(self, size: str = "hopper") -> dict[str, Any]:
-        """What every worker is told."""
+        """What every worker is told, unless it is told otherwise."""
         obs_dim, action_dim = SIZES[size]
-        return {**asdict(self), "obs_dim": obs_dim, "action_dim": action_dim}
+        return {**asdict(self), "algorithm": "td3_bc", "obs_dim": obs_dim, "action_dim": action_dim}
 
 
 def default_core() -> int | None:

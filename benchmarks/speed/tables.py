@@ -8,10 +8,12 @@ from typing import Any
 
 from rich.table import Table
 
+from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES, PUBLISHED_AVERAGE, contestant
 from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK
 from benchmarks.speed.derived import (
     PERIODS,
     flatness_percent,
+    gorl_average,
     gorl_costs,
     gorl_measured,
     gorl_overhead,
@@ -57,14 +59,28 @@ def grids(result: Mapping[str, Any]) -> Iterator[Grid]:
     """Those of all questions that were asked."""
     for name, size in result.get("sizes", {}).items():
         yield steps(name, size)
-    for key, make in (("gorl", gorl), ("flops", flops), ("compile", compiling), ("flatness", flatness), ("gpu", gpu)):
+    for name, comparison in result.get("compared", {}).items():
+        yield compared(name, comparison)
+    questions = {
+        "gorl": gorl,
+        "gorl_bases": gorl_bases,
+        "flops": flops,
+        "compile": compiling,
+        "flatness": flatness,
+        "gpu": gpu,
+    }
+    for key, make in questions.items():
         if result.get(key):
             yield make(result)
 
 
-def summary(result: Mapping[str, Any]) -> Grid:
-    """For the README: how many gradient steps each contestant takes while plain PyTorch takes one."""
-    sizes = result["sizes"]
+def summary(result: Mapping[str, Any]) -> str:
+    """For the README: how many gradient steps each contestant takes while another takes one."""
+    first, second = _summary(result["sizes"]), _compared_summary(result.get("compared", {}))
+    return "\n\n".join(grid.markdown() for grid in (first, second) if grid.rows)
+
+
+def _summary(sizes: Mapping[str, Any]) -> Grid:
     found = [
         each
         for each in LABELS
@@ -73,6 +89,21 @@ def summary(result: Mapping[str, Any]) -> Grid:
     rows = [(LABELS[each], *(f"{speed(size, each, TEXTBOOK).median:.2f}" for size in sizes.values())) for each in found]
     head = ("TD3+BC", *(f"size of {name}" for name in sizes))
     return Grid("Gradient steps while plain PyTorch takes one", head, rows)
+
+
+def _compared_summary(comparisons: Mapping[str, Any]) -> Grid:
+    """One column a variant; no rows where nothing was compared."""
+    columns: dict[str, list[str]] = {}
+    for name, measured in comparisons.items():
+        comparison, found = COMPARISONS[name], measured["contestants"]
+        for variant, label in comparison.columns().items():
+            each = [contestant(variant, mode) for mode in MODES]
+            pairs = [(one, comparison.against(one)) for one in each]
+            cells = [f"{speed(measured, *pair).median:.2f}" if {*pair} <= {*found} else "" for pair in pairs]
+            if any(cells):
+                columns[f"{label}; {comparison.yardstick} = 1"] = cells
+    rows = [(LABELS[mode], *cells) for mode, *cells in zip(MODES, *columns.values(), strict=True)] if columns else []
+    return Grid("Gradient steps while another takes one", ("size of hopper", *columns), rows)
 
 
 def steps(name: str, size: Mapping[str, Any]) -> Grid:
@@ -92,6 +123,27 @@ def steps(name: str, size: Mapping[str, Any]) -> Grid:
     return Grid(f"TD3+BC, size of {name} ({dims})", head, rows)
 
 
+def compared(name: str, measured: Mapping[str, Any]) -> Grid:
+    """One row a contestant of one of `COMPARISONS`: its time, and how many steps it takes while another takes one."""
+    comparison, found = COMPARISONS[name], measured["contestants"]
+    rows = []
+    for each in comparison.names():
+        if each in found:
+            against = comparison.against(each)
+            ratio = _ranged(speed(measured, each, against)) if against in found else ""
+            time = _ranged(Timing.of(step_ms(measured, each)))
+            rows.append((compared_label(name, each), time, ratio, f"{found[each]['setup_cpu_s']:.1f}"))
+    head = (comparison.label, "CPU-ms a step", f"speed, {comparison.yardstick} = 1", "CPU-s until ready")
+    return Grid(f"{comparison.label}, size of hopper", head, rows)
+
+
+def compared_label(name: str, each: str) -> str:
+    """Of a contestant of one of `COMPARISONS`."""
+    variant, _, mode = each.partition(", ")
+    words = COMPARISONS[name].variants.get(variant)
+    return LABELS[mode or each] + (f", {words}" if words else "")
+
+
 def gorl(result: Mapping[str, Any]) -> Grid:
     """One row a mode: marginal costs, and what they add to a step of the base algorithm."""
     rows = []
@@ -109,6 +161,33 @@ def gorl(result: Mapping[str, Any]) -> Grid:
         f"in all, every {PERIODS[-1]}",
     )
     return Grid("What GORL adds to a step", head, rows)
+
+
+def gorl_bases(result: Mapping[str, Any]) -> Grid:
+    """One row a base and mode, and one a mode for the average over the bases."""
+    measured = {"td3_bc": result.get("gorl", {}), **result["gorl_bases"]}
+    rows = []
+    for name, base in BASES.items():
+        for mode, turns in measured[name].items():
+            costs, parts = gorl_costs(turns["parts"]), turns["parts"]
+            milliseconds = [_ranged(costs[cost]) for cost in ("base", "weighing", "guiding")]
+            added = _percent(gorl_overhead(parts, base.period))
+            label = f"{base.label}, {mode}"
+            rows.append((label, str(base.period), *milliseconds, added, f"{base.published} %"))
+    for mode in MODES:
+        found = [(measured[name][mode]["parts"], BASES[name].period) for name in BASES if mode in measured[name]]
+        if len(found) == len(BASES):
+            rows.append((f"average, {mode}", "", "", "", "", _percent(gorl_average(found)), f"{PUBLISHED_AVERAGE} %"))
+    head = (
+        "GORL on",
+        "guiding update every",
+        "step without it, CPU-ms",
+        "weights, CPU-ms",
+        "guiding update, CPU-ms",
+        "added",
+        "added, the paper's",
+    )
+    return Grid("What GORL adds at its published periods", head, rows)
 
 
 def flops(result: Mapping[str, Any]) -> Grid:

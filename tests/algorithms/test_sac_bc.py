@@ -443,9 +443,9 @@ def test_presets_and_defaults_are_those_of_table_viii():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"temperature": 0.0}, "temperature must be positive, not 0.0"),
-        ({"temperature": -1.0}, "temperature must be positive, not -1.0"),
-        ({"temperature": float("nan")}, "temperature must be positive, not nan"),
+        ({"temperature": 0.0}, "temperature must be positive and finite, not 0.0"),
+        ({"temperature": -1.0}, "temperature must be positive and finite, not -1.0"),
+        ({"temperature": float("nan")}, "temperature must be positive and finite, not nan"),
         ({"policy_every": 0}, "policy_every"),
         ({"batch_size": 0}, "batch_size"),
         ({"hidden": [16, 0]}, "hidden"),

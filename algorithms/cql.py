@@ -77,8 +77,8 @@ class CQL:
     entropy_backup: bool = option(
         False, "subtract alpha log pi(a'|s') in y; the code's deterministic_backup is the opposite"
     )
-    discount: float = option(0.99, "gamma")
-    tau: float = option(0.005, "rate at which targets follow")
+    discount: float = option(0.99, "gamma", least=0, most=1)
+    tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
     hidden: tuple[int, ...] = option((256, 256, 256), "widths of the hidden layers of policy and critics", least=1)
     initialization: Literal["default", "orthogonal"] = option("default", "of all networks; default is PyTorch's")
     actor_optimizer: GradientTransformation = option(

@@ -58,8 +58,8 @@ class IQL:
 
     expectile: float = option(0.7, "tau of L_V: 0.5 is the mean, 1 the maximum")
     beta: float = option(3.0, "inverse temperature of the advantage weights")
-    discount: float = option(0.99, "gamma")
-    tau: float = option(0.005, "rate at which targets follow")
+    discount: float = option(0.99, "gamma", least=0, most=1)
+    tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
     dropout: float = option(0.0, "probability of dropping a hidden unit of the policy")
     order: Literal["official", "corl"] = option("official", "whether policy and Q see the new V, or CORL's old one")
     log_std: tuple[float, ...] = option((-5.0, 2.0), "bounds of the policy's logarithmic deviation")

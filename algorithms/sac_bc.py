@@ -58,8 +58,8 @@ class SACBC:
     target_entropy: float | None = option(
         None, "that a learned temperature aims at; minus the action dimension if null"
     )
-    discount: float = option(0.99, "gamma")
-    tau: float = option(0.005, "rate at which targets follow")
+    discount: float = option(0.99, "gamma", least=0, most=1)
+    tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
     policy_every: int = option(2, "critic steps to one of the policy and the targets", least=1)
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
     actor_optimizer: GradientTransformation = option(

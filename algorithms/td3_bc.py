@@ -47,10 +47,10 @@ class TD3BC:
     """TD3 with a behaviour-cloning term."""
 
     alpha: float = option(2.5, "weight of Q against cloning (the paper's alpha)")
-    discount: float = option(0.99, "gamma")
-    tau: float = option(0.005, "rate at which targets follow")
-    policy_noise: float = option(0.2, "sigma of target smoothing, in units of the largest action")
-    noise_clip: float = option(0.5, "c of target smoothing, in units of the largest action")
+    discount: float = option(0.99, "gamma", least=0, most=1)
+    tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
+    policy_noise: float = option(0.2, "sigma of target smoothing, in units of the largest action", least=0)
+    noise_clip: float = option(0.5, "c of target smoothing, in units of the largest action", least=0)
     policy_every: int = option(2, "critic steps to one of the policy and the targets", least=1)
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
     actor_optimizer: GradientTransformation = option(
@@ -66,7 +66,7 @@ class TD3BC:
     check_first: ClassVar[bool] = True  # `metarl check` attaches objectives to it, unless it is told another
     presets: ClassVar[Mapping[str, Mapping]] = {
         "locomotion": {"alpha": 2.5},  # TD3+BC, Table 3
-        "adroit": {"alpha": 0.1},  # GORL (arXiv:2309.01448), Table VIII
+        "adroit": {"alpha": 0.1},  # GORL (arXiv:2309.01448), Table VI
         # Normalisation: sfujim/TD3_BC, issue 2. Rewards: as IQL's and CORL's.
         "antmaze": {"alpha": 2.5, "normalize": False, "rewards": {"shift": -1.0}},
     }

@@ -30,6 +30,7 @@ def option(
     factory: Any = MISSING,
     group: str | None = None,
     least: float | None = None,
+    most: float | None = None,
 ) -> Any:
     """A dataclass field with its help text beside it.
 
@@ -38,9 +39,9 @@ def option(
         help: one line for `metarl list NAME`.
         factory: makes the default, where it is mutable or a component.
         group: the entry-point group, where the field holds a component (`metarl.optimizers`).
-        least: the smallest number allowed, of every entry where the field holds several.
+        least, most: the smallest and the largest number allowed, of every entry where the field holds several.
     """
-    metadata = {"help": help} | ({"group": group} if group else {}) | ({} if least is None else {"least": least})
+    metadata = {"help": help} | {k: v for k, v in (("group", group), ("least", least), ("most", most)) if v is not None}
     if factory is not MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -174,21 +175,36 @@ def merge(schema: type, node: Any, where: str, key: str, without: tuple[str, ...
     except ConfigKeyError as error:
         raise ConfigError(f"{where}: unknown key '{prefix}{error.full_key}'.{_suggestion(error)}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {prefix}{error.full_key}: {first_line(error)}") from error
-    _check_least(schema, plain, where, prefix)
+        if error.full_key:
+            raise ConfigError(f"{where}: {prefix}{error.full_key}: {first_line(error)}") from error
+        # Of what lies inside a setting OmegaConf does not say where it is.
+        name = next((str(k) for k, v in node.items() if not _fits(structured, k, v)), "")
+        hint = str(hints[name]) if typing.get_origin(hints[name]) else hints[name].__name__
+        raise ConfigError(f"{where}: {prefix}{name}: {node[name]!r} is not of the type {hint}") from error
+    _check_range(schema, plain, where, prefix)
     return plain
 
 
-def _check_least(schema: type, plain: Mapping[str, Any], where: str, prefix: str) -> None:
+def _fits(structured: Any, key: Any, value: Any) -> bool:
+    try:
+        OmegaConf.merge(structured, OmegaConf.create({key: value}))
+    except OmegaConfBaseException:
+        return False
+    return True
+
+
+def _check_range(schema: type, plain: Mapping[str, Any], where: str, prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for f in dataclasses.fields(schema):
         value = plain.get(f.name)
         if dataclasses.is_dataclass(hints[f.name]) and isinstance(value, Mapping):
-            _check_least(typing.cast(type, hints[f.name]), value, where, f"{prefix}{f.name}.")
-        least = f.metadata.get("least")
-        values = value if isinstance(value, list | tuple) else [value]
-        if least is not None and any(v is not None and not v >= least for v in values):
+            _check_range(typing.cast(type, hints[f.name]), value, where, f"{prefix}{f.name}.")
+        least, most = f.metadata.get("least"), f.metadata.get("most")
+        values = [v for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
+        if least is not None and any(not v >= least for v in values):
             raise ConfigError(f"{where}: {prefix}{f.name} must be at least {least}, not {value}")
+        if most is not None and any(not v <= most for v in values):
+            raise ConfigError(f"{where}: {prefix}{f.name} must be at most {most}, not {value}")
 
 
 def _again(f: dataclasses.Field) -> Any:

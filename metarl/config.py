@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from metarl import registry
 from metarl.component import component, first_line, merge, option, overlay
@@ -125,12 +125,22 @@ def read(path: Path, overrides: Sequence[str] = (), resolve: bool = True) -> dic
         key, equals, _ = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"argument {text!r} is not of the form key=value")
+        known = _mapping(merged, "let", str(path))
+        if key.startswith("let.") and key.split(".")[1] not in known:
+            raise ConfigError(
+                f"argument {text!r}: {path} has no such value under let.{nearest(key.split('.')[1], known)}"
+            )
         try:
             merged = overlay(merged, _plain(OmegaConf.from_dotlist([text])))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
             raise ConfigError(f"argument {text!r}: {first_line(error)}") from error
+    known = _mapping(merged, "let", str(path))
     try:
         return _plain(OmegaConf.create(merged), resolve)
+    except InterpolationKeyError as error:
+        missing = first_line(error).removeprefix("Interpolation key '").partition("'")[0]
+        near = nearest(missing, [f"let.{name}" for name in known] if missing.startswith("let.") else [*merged])
+        raise ConfigError(f"{path}: {error.full_key} refers to ${{{missing}}}, which is not there.{near}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {first_line(error)}") from error
 

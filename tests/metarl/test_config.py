@@ -71,6 +71,20 @@ def test_base_files_merge_under_the_file_that_names_them(tmp_path):
     assert (experiment.name, experiment.algorithm.alpha, experiment.steps) == ("child", 9.0, 5)
 
 
+def test_values_under_let_are_referred_to_and_leave_no_trace(tmp_path, load):
+    (tmp_path / "base.yaml").write_text(
+        textwrap.dedent(BASE).replace("alpha: 1.5", "alpha: ${let.alpha}") + "let: {alpha: 2.0, beta: 1}\n"
+    )
+    (tmp_path / "child.yaml").write_text("base: base.yaml\nlet: {alpha: 9.0}\n")
+    assert config.load(tmp_path / "base.yaml").algorithm.alpha == 2.0
+    experiment = config.load(tmp_path / "child.yaml")
+    assert experiment.algorithm.alpha == 9.0 and "let" not in experiment.resolved
+    assert experiment.hash == load(BASE, "algorithm.alpha=9.0").hash
+    assert config.load(tmp_path / "child.yaml", ["let.alpha=4"]).algorithm.alpha == 4.0
+    with pytest.raises(ConfigError, match=r"no such value under let. Did you mean 'alpha'\?"):
+        config.load(tmp_path / "child.yaml", ["let.alhpa=4"])
+
+
 def test_a_plug_in_beside_the_yaml(tmp_path):
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
@@ -118,6 +132,15 @@ def test_a_plug_in_beside_the_yaml(tmp_path):
         ("objective.optimizer.b1=1.5", ["objective.optimizer", "b1 must lie in [0, 1)"]),
         ("objective.preset=3", ["no preset 3"]),
         ("data.train=pendulum/medium", ["data.train must be a mapping"]),
+        ("algorithm.tau=2", ["algorithm.tau must be at most 1, not 2.0"]),
+        ("algorithm.discount=-1", ["algorithm.discount must be at least 0"]),
+        ("algorithm.rewards.scal=2", ["'algorithm.rewards.scal'", "'scale'"]),
+        ("objective.net=5", ["objective.net: 5 is not of the type GuidingNet"]),
+        ("algorithm.hidden=[3,x]", ["algorithm.hidden: [3, 'x'] is not of the type tuple[int, ...]"]),
+        ("algorithm.alpha=${let.alhpa}", ["algorithm.alpha refers to ${let.alhpa}, which is not there"]),
+        ("algorithm.alpha=${dta.train}", ["${dta.train}, which is not there"]),
+        ("let.alpha=3", ["has no such value under let"]),
+        ("let=3", ["'let' must be a mapping, not 3"]),
         ("nonsense", ["key=value"]),
     ],
 )

@@ -115,6 +115,13 @@ def compared(name: str, rivals: Rivals, compiled: bool = True) -> list[Contestan
     return [*found, rival] if isinstance(rival, Contestant) else found
 
 
+def compared_label(name: str, each: str) -> str:
+    """Of a contestant of one of `COMPARISONS`."""
+    variant, _, mode = each.partition(", ")
+    words = COMPARISONS[name].variants.get(variant)
+    return LABELS[mode or each] + (f", {words}" if words else "")
+
+
 def _ours() -> dict[str, Contestant]:
     found = {}
     for name in ("eager", "recorded", "compiled", "stack4", "stack4-compiled"):

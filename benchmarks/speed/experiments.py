@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from benchmarks.speed.client import Worker, WorkerDied
 from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
-from benchmarks.speed.contestants import Contestant
+from benchmarks.speed.contestants import Contestant, compared_label
 from benchmarks.speed.rounds import take_turns
 from benchmarks.speed.settings import SIZES, Settings
 
@@ -93,7 +93,7 @@ def compare(lab: Lab, name: str, found: Sequence[Contestant], left_out: dict[str
     """One of `COMPARISONS`: each contestant's turns."""
     label, missed = COMPARISONS[name].label, dict[str, str]()
     turns = lab.turns(found, label, missed, cache=name)
-    left_out |= {f"{label}, {each}": reason for each, reason in missed.items()}
+    left_out |= {f"{label}, {compared_label(name, each)}": reason for each, reason in missed.items()}
     return {"contestants": turns}
 
 

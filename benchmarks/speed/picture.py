@@ -12,9 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.drawing import FAINT, PALETTE, STYLE
 from benchmarks.speed.comparisons import COMPARISONS
-from benchmarks.speed.contestants import FLOORS, LABELS, TEXTBOOK
+from benchmarks.speed.contestants import FLOORS, LABELS, TEXTBOOK, compared_label
 from benchmarks.speed.derived import speed
-from benchmarks.speed.tables import compared_label
 from benchmarks.speed.timing import Timing
 
 OURS, THEIRS = PALETTE[1], PALETTE[0]

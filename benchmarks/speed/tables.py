@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES, PUBLISHED_AVERAGE, contestant
-from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK
+from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK, compared_label
 from benchmarks.speed.derived import (
     PERIODS,
     flatness_percent,
@@ -135,13 +135,6 @@ def compared(name: str, measured: Mapping[str, Any]) -> Grid:
             rows.append((compared_label(name, each), time, ratio, f"{found[each]['setup_cpu_s']:.1f}"))
     head = (comparison.label, "CPU-ms a step", f"speed, {comparison.yardstick} = 1", "CPU-s until ready")
     return Grid(f"{comparison.label}, size of hopper", head, rows)
-
-
-def compared_label(name: str, each: str) -> str:
-    """Of a contestant of one of `COMPARISONS`."""
-    variant, _, mode = each.partition(", ")
-    words = COMPARISONS[name].variants.get(variant)
-    return LABELS[mode or each] + (f", {words}" if words else "")
 
 
 def gorl(result: Mapping[str, Any]) -> Grid:

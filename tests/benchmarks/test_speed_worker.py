@@ -87,7 +87,8 @@ def test_a_worker_takes_the_steps_that_it_is_asked_for(module, options, per_call
 
 @pytest.mark.parametrize("file", rival_corl.TRAINERS)
 def test_a_trainer_of_corl_is_made_and_called(checkout, file, monkeypatch):
-    monkeypatch.setattr("sys.modules", {**sys.modules})  # stand-ins are left there
+    for name in ("d4rl", "gym", "pyrallis", "wandb", f"rival_{file.removesuffix('.py')}"):
+        monkeypatch.setitem(sys.modules, name, None)  # to be put back: what is loaded stays there
     parts, facts = rival_corl.prepare({**TINY, "checkout": str(checkout), "file": file})
     assert parts["step"](10) == 10 and len(facts["sha256"]) == 64
     with pytest.raises(RuntimeError, match="the eleventh step fails"):

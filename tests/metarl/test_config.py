@@ -73,7 +73,7 @@ def test_base_files_merge_under_the_file_that_names_them(tmp_path):
 
 def test_values_under_let_are_referred_to_and_leave_no_trace(tmp_path, load):
     (tmp_path / "base.yaml").write_text(
-        textwrap.dedent(BASE).replace("alpha: 1.5", "alpha: ${let.alpha}") + "let: {alpha: 2.0, beta: 1}\n"
+        textwrap.dedent(BASE).replace("alpha: 1.5", "alpha: '${let.alpha}'") + "let: {alpha: 2.0, beta: 1}\n"
     )
     (tmp_path / "child.yaml").write_text("base: base.yaml\nlet: {alpha: 9.0}\n")
     assert config.load(tmp_path / "base.yaml").algorithm.alpha == 2.0

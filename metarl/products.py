@@ -18,6 +18,7 @@ memory, which is not checked there."""
 
 _FEWEST = 8  # rows, and terms of a sum, from which oneDNN's cost of a call is earned
 LEAST = 32**3  # multiplications of such a product
+LONG, PART = 2048, 1024  # terms of a sum from which it is taken in parts, and of a part
 
 
 def faster_by_onednn(m: int, k: int, n: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -30,6 +31,12 @@ def faster_by_onednn(m: int, k: int, n: int, dtype: torch.dtype, device: torch.d
         and device.type == "cpu"
         and torch.backends.mkldnn.is_available()
     )
+
+
+def in_parts(a: Tensor, b: Tensor) -> bool:
+    """Whether `a b` had better be a sum of products: oneDNN copies a transposed left factor, such as the activations
+    of a weight's gradient, which is quick where the copy stays in the nearest cache."""
+    return b.shape[0] >= LONG and not a.is_contiguous()
 
 
 def affine(x: Tensor, w: Tensor, bias: Tensor) -> Tensor:
@@ -62,7 +69,17 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
         return a @ b
     if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):
         return _Product.apply(a, b)
-    return LINEAR(a, b.t(), None, "none", [], "")
+    return _by_onednn(a, b)
+
+
+def _by_onednn(a: Tensor, b: Tensor) -> Tensor:
+    if not in_parts(a, b):
+        return LINEAR(a, b.t(), None, "none", [], "")
+    parts = zip(a.split(PART, 1), b.split(PART), strict=True)
+    first, *others = [LINEAR(left, right.t(), None, "none", [], "") for left, right in parts]
+    for product in others:
+        first += product
+    return first
 
 
 class _Product(torch.autograd.Function):
@@ -71,7 +88,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return LINEAR(a, b.t(), None, "none", [], "")
+        return _by_onednn(a, b)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

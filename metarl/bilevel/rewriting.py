@@ -34,6 +34,7 @@ _LONGEST = 16  # stack whose products are taken one by one
 def rewrite(module: fx.GraphModule) -> None:
     """Rewrites a recording in place."""
     graph = module.graph
+    _overwrite_nothing(graph)
     if any(_mutates(node) for node in graph.nodes):  # an order that matters is left alone
         return
     _move_constants(module)
@@ -50,6 +51,40 @@ def rewrite(module: fx.GraphModule) -> None:
 
 def _mutates(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _overwrite_nothing(graph: fx.Graph) -> None:
+    """What overwrites a fresh result makes a result of its own: PyTorch's gradients of `clamp` and `minimum` do so."""
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in [node for node in graph.nodes if _mutates(node)]:
+        plain, old = _without_overwriting(node.target), node.args[0] if node.args else None
+        if plain is None or node.kwargs or not isinstance(old, fx.Node) or not _fresh(old):
+            continue
+        with graph.inserting_before(node):
+            new = _call(graph, plain, *node.args)
+        before, after = old.meta["val"], new.meta["val"]
+        if (before.shape, before.stride(), before.dtype) != (after.shape, after.stride(), after.dtype):
+            graph.erase_node(new)
+            continue
+        for user in [user for user in old.users if order.get(user, -1) > order[node]]:
+            user.replace_input_with(old, new)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _without_overwriting(target: Any) -> Any:
+    """The operation that returns what `target`, whose name ends with an underscore, writes over its first argument."""
+    name = target._opname
+    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") and target.namespace == "aten" else None
+    plain = getattr(packet, target._overloadname, None)
+    return None if plain is None or plain._schema.is_mutable else plain
+
+
+def _fresh(node: fx.Node) -> bool:
+    """Whether a node has memory of its own that no other node looks at."""
+    if node.op != "call_function" or _mutates(node):
+        return False
+    return all(root(one) is one for one in (node, *node.users))
 
 
 def _move_constants(module: fx.GraphModule) -> None:

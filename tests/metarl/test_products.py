@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metarl.products import affine, faster_by_onednn
+from metarl.products import affine, faster_by_onednn, in_parts
 
 
 def numbers(*shapes):
@@ -11,7 +11,10 @@ def numbers(*shapes):
     return [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
 
 
-@pytest.mark.parametrize("shape", [(64, 48, 32), (64, 48, 3), (64, 9, 64), (20, 256, 256), (256, 256, 1), (3, 64, 64)])
+@pytest.mark.parametrize(
+    "shape",
+    [(64, 48, 32), (64, 48, 3), (64, 9, 64), (20, 256, 256), (256, 256, 1), (3, 64, 64), (5000, 48, 32)],
+)
 def test_values_first_and_second_derivatives(shape):
     m, k, n = shape
     x, w, b = numbers((m, k), (k, n), (n,))
@@ -25,6 +28,11 @@ def test_values_first_and_second_derivatives(shape):
 
     for ours, theirs in zip(both(affine), both(lambda x, w, b: torch.addmm(b, x, w)), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.detach().abs().max()))
+
+
+def test_a_long_sum_is_taken_in_parts_where_its_left_factor_is_transposed():
+    a, b = (value.detach() for value in numbers((5000, 48), (5000, 32)))
+    assert in_parts(a.t(), b) and not in_parts(a.t().contiguous(), b) and not in_parts(a[:2000].t(), b[:2000])
 
 
 def test_only_large_single_precision_products_on_a_cpu():

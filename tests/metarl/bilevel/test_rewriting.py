@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from metarl.bilevel import rewriting
-from metarl.bilevel.recording import record
+from metarl.bilevel.recording import record, recorded
 from metarl.products import LINEAR
 
 aten = torch.ops.aten
@@ -230,3 +230,63 @@ def test_constants_are_converted_once():
     recording = record(lambda x: x * torch.tensor([1, 2]).to(torch.float64), torch.ones(2, dtype=torch.float64))
     assert count(recording, aten._to_copy.default) == 0
     assert recording(torch.ones(2, dtype=torch.float64)).tolist() == [1.0, 2.0]
+
+
+def gradient(fn):
+    def of(x, w):
+        w = w.detach().requires_grad_()
+        return torch.autograd.grad(fn(x, w), w)[0]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x, w: (x @ w).clamp(-0.5, 0.5).square().sum(),
+        lambda x, w: torch.minimum(x @ w, (x @ w).square()).sum(),
+        lambda x, w: torch.maximum(x @ w, torch.tanh(x @ w)).clamp(-1, 1).sum(),
+    ],
+)
+def test_gradients_that_overwrite_their_own_results_are_rewritten(fn):
+    x, w = draw((64, 64), (64, 64), dtype=torch.float32)
+    raw = record(gradient(fn), x, w, rewrite=False)
+    assert any(rewriting._mutates(node) for node in raw.module.graph.nodes)  # else there is nothing to test
+    made = record(gradient(fn), x, w)
+    assert not any(rewriting._mutates(node) for node in made.module.graph.nodes)
+    assert made.module.graph.find_nodes(op="call_function", target=LINEAR)
+    torch.testing.assert_close(made(x, w), gradient(fn)(x, w))
+
+
+def overwritten(x, w):
+    y = x @ w
+    z = y * 2  # of before
+    y.add_(1)
+    y.mul_(y)
+    return z + y
+
+
+def through_a_view(x, w):
+    y = x @ w
+    row = y[0]
+    y.mul_(3)
+    return row + y.sum(0)
+
+
+def through_itself(x, w):
+    y = x @ w
+    z = y.mul_(3)
+    y.add_(z)
+    return y, z
+
+
+def an_input(x, w):
+    y = x.clone()
+    y.copy_(w)
+    return y + x
+
+
+@pytest.mark.parametrize("fn", [overwritten, through_a_view, through_itself, an_input])
+def test_what_a_loss_overwrites_stays_right(fn):
+    x, w = draw((8, 8), (8, 8))
+    torch.testing.assert_close(recorded(fn)(x, w), fn(x, w))

@@ -61,12 +61,14 @@ class Role:
         size: rows.
         statistics: the entry of `data:` whose statistics normalise its observations.
         lead: axes before the rows: virtual steps for a role of `Unrolled.fresh`, tasks for one of `Unrolled.tasks`.
+        reader: the Update that alone reads it; where given, a training step draws it only where that Update is due.
     """
 
     source: str
     size: int
     statistics: str = "train"
     lead: tuple[int, ...] = ()
+    reader: str | None = None
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,7 @@ class Learner:
                 learner = learner.with_noise(**{k: v for k, v in specs.items() if learner.noise.get(k) != v})
         learner._check_stages()
         learner._check_bilevel()
+        learner._check_readers()
         return learner
 
     def _group(self, name: str) -> Params:
@@ -507,6 +510,14 @@ class Learner:
                         raise ConfigError(
                             f"updates {b.name!r} and {a.name!r} move group {a.params!r} in one stage; put them in two"
                         )
+
+    def _check_readers(self) -> None:
+        for name, role in self.roles.items():
+            if role.reader is not None and role.reader not in self.updates:
+                raise ConfigError(
+                    f"role {name!r}: there is no Update called {role.reader!r} in any stage, which should read it."
+                    f"{nearest(role.reader, self.updates)}"
+                )
 
     def _check_bilevel(self) -> None:
         for update in self.updates.values():

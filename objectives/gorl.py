@@ -153,7 +153,7 @@ class GORL:
         guide = Update("guiding_network", "guiding_network", guide_loss, self.optimizer, estimator, every=self.every)
         learner = (
             learner.with_modules(guiding_network=net)
-            .with_roles(guide=Role("guide", self.batch_size, self.statistics))
+            .with_roles(guide=Role("guide", self.batch_size, self.statistics, reader="guiding_network"))
             .with_noise_for("guide")
             .with_policy_loss(policy_loss)
             .with_stage_before(inner, guide)

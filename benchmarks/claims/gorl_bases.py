@@ -157,8 +157,8 @@ CLAIMS = (
         "metarl",
         "a check of our own",
         "Q stays below three times the best possible discounted return",
-        "the highest Q at any evaluation, without a test; on Pendulum, where the best is 0, it must exceed that by less "
-        "than twice the span of possible returns, which is the same where the worst is 0",
+        "the highest Q at any evaluation, without a test; where the best is 0, as on Pendulum, it must exceed that by "
+        "less than twice the span of possible returns, which is the same where the worst is 0",
         SUITE,
         bounded,
     ),

@@ -69,9 +69,10 @@ class Metarl:
     def step(self, due: frozenset[str] | None = None) -> None:
         """One step; `due` replaces the learner's own choice of Updates."""
         self.count += 1
-        drawn = [streams.batches(self.count) for streams in self.streams]
+        due = self.learner.due(self.count) if due is None else due
+        drawn = [streams.batches(self.count, due) for streams in self.streams]
         batches = drawn[0] if self.stack == 1 else stacked(drawn)
-        self.stepping(batches, self.learner.due(self.count) if due is None else due)
+        self.stepping(batches, due)
 
     def run(self, steps: int) -> int:
         """At least so many gradient steps, those of every seed counted; how many it took."""

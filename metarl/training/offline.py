@@ -197,7 +197,8 @@ class _Loop:
 
     def _advance(self) -> None:
         step = self.step + 1
-        self.pending |= self.stepping(self._batches(step), self.learner.due(step))
+        due = self.learner.due(step)
+        self.pending |= self.stepping(self._batches(step, due), due)
         self.step = step
         if step % self.experiment.log_every == 0:
             self._log()
@@ -224,8 +225,8 @@ class _Loop:
         if figures:
             self.reporter.update(self.step, **{k: sum(f[k] for f in figures) / len(figures) for k in figures[0]})
 
-    def _batches(self, step: int) -> Batches:
-        batches: Batches = self._together([run.setup.streams.batches(step) for run in self.runs])
+    def _batches(self, step: int, due: frozenset[str] | None = None) -> Batches:
+        batches: Batches = self._together([run.setup.streams.batches(step, due) for run in self.runs])
         return batches
 
     def _together(self, trees: Sequence[Any]) -> Any:

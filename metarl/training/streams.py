@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -50,15 +50,23 @@ class Streams:
         self.seed = seed
         rows = next(iter(data.values())).rows
         self._roles = {name: _Rows(data[name], role, seed, name) for name, role in roles.items()}
+        self._readers = {name: role.reader for name, role in roles.items()}
+        self._readers_of_noise = {name: self._readers.get(spec.role or "") for name, spec in noise.items()}
         self._noise = {
             name: Noise(spec, spec.whole_shape(roles), seed, name, rows.dtype, rows.device)
             for name, spec in noise.items()
         }
 
-    def batches(self, step: int) -> Batches:
-        """The batches of `step` (counted from 1), by role, and `noise`."""
-        batches: Batches = {name: rows.batch(step) for name, rows in self._roles.items()}
-        batches["noise"] = {name: noise.draw(step) for name, noise in self._noise.items()}
+    def batches(self, step: int, due: Container[str | None] | None = None) -> Batches:
+        """The batches of `step` (counted from 1), by role, and `noise`; with `due`, those that these Updates read."""
+
+        def read(readers: Mapping[str, str | None], name: str) -> bool:
+            return due is None or readers[name] is None or readers[name] in due
+
+        batches: Batches = {name: rows.batch(step) for name, rows in self._roles.items() if read(self._readers, name)}
+        batches["noise"] = {
+            name: noise.draw(step) for name, noise in self._noise.items() if read(self._readers_of_noise, name)
+        }
         return batches
 
 

@@ -152,6 +152,13 @@ def test_a_misspelt_stage_or_group_or_source_suggests_the_right_one():
         bilevel(stages=((target,),)).ready()
 
 
+def test_a_reader_that_does_not_exist_is_refused():
+    sound = bilevel().with_roles(guide=Role("guide", 3, reader="meta"))
+    assert sound.ready().roles["guide"].reader == "meta"
+    with pytest.raises(ConfigError, match=r"role 'guide': there is no Update called 'mta'.* Did you mean 'meta'\?"):
+        bilevel().with_roles(guide=Role("guide", 3, reader="mta")).ready()
+
+
 def test_a_circle_names_its_path():
     learner = bilevel()
     (meta,), (net,) = learner.stages

@@ -181,7 +181,7 @@ def poisoned(monkeypatch, step, column, value):
     """From `step` on, one number of every training batch is `value`."""
     real = Streams.batches
 
-    def batches(self, at):
+    def batches(self, at, due=None):
         drawn = real(self, at)
         if at >= step:
             drawn["train"] = {**drawn["train"], column: drawn["train"][column].clone()}

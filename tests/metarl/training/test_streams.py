@@ -53,6 +53,24 @@ def test_steps_roles_noises_and_seeds_differ(rows):
     assert noise["a"].shape == noise["b"].shape == (7, 2) and not torch.equal(noise["a"], noise["b"])
 
 
+def test_what_one_update_alone_reads_is_drawn_with_it_and_is_the_same_draw(rows):
+    def streams_of(reader):
+        roles = {"train": Role("train", 7), "guide": Role("train", 3, reader=reader)}
+        noise = {"a": NoiseSpec((2,)), "guide/a": NoiseSpec((2,), role="guide"), "alone": NoiseSpec((), None)}
+        return Streams({"train": rows, "guide": rows}, roles, noise, seed=0)
+
+    with_reader, always = streams_of("meta"), streams_of(None)
+    for step in (1, 2, BLOCK + 3):
+        rest, due = with_reader.batches(step, {"actor"}), with_reader.batches(step, {"actor", "meta"})
+        assert set(rest) == {"train", "noise"} and set(rest["noise"]) == {"a", "alone"}
+        assert torch.equal(rest["train"]["reward"], due["train"]["reward"])
+        for other in (always.batches(step, {"actor"}), with_reader.batches(step)):
+            assert set(other) == set(due)
+            for role, columns in due.items():
+                assert set(columns) == set(other[role])
+                assert all(torch.equal(value, other[role][name]) for name, value in columns.items())
+
+
 def test_rows_stay_whole_and_cover_the_data(rows):
     stream, seen = build(rows), set()
     for step in range(1, 60):

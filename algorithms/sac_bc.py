@@ -1,16 +1,17 @@
 """SAC+BC: TD3+BC with SAC in the place of TD3 (GORL, Yang et al. 2023, arXiv:2309.01448, Eq. 11 and Table VIII).
 
-    y    = r + gamma (1 - d) (min_i Q'_i(s', a') - alpha log pi(a'|s')),   a' ~ pi(.|s')
+    y    = r + gamma (1 - d) (min_i Q'_i(s', a') - t log pi(a'|s')),   a' ~ pi(.|s')
     L_Q  = mean (Q_1(s, a) - y)^2 + mean (Q_2(s, a) - y)^2
-    L_pi = mean alpha log pi(a~|s) - lambda mean min_i Q_i(s, a~) + mean_{batch, dims} (a~ - a)^2,   a~ ~ pi(.|s)
-    lambda = weight / mean |min_i Q_i(s, a~)|
+    L_pi = mean t log pi(a~|s) - lambda mean min_i Q_i(s, a~) + mean_{batch, dims} (a~ - a)^2,   a~ ~ pi(.|s)
+    lambda = alpha / mean |min_i Q_i(s, a~)|
 
-with a~ reparameterised and lambda a constant to the gradient. pi is a Gaussian squashed by tanh (Haarnoja et al. 2018,
-arXiv:1801.01290), its density that of actions in units of their bounds. d is 1 at terminations only. The critic moves
-in every step, the policy and the targets in every second one. Defaults are Table VIII's.
+with the temperature t (Eq. 11's alpha), a~ reparameterised and lambda a constant to the gradient. pi is a Gaussian
+squashed by tanh (Haarnoja et al. 2018, arXiv:1801.01290), its density that of actions in units of their bounds. d is 1
+at terminations only. The critic moves in every step, the policy and the targets in every second one. Defaults are
+Table VIII's.
 
 No code was published. Readings of the paper:
-- Eq. 11 calls alpha a constant and Table VIII says "Alpha target 0.2": the temperature is 0.2 and fixed.
+- Eq. 11 calls its alpha a constant and Table VIII says "Alpha target 0.2": the temperature is 0.2 and fixed.
   `auto_temperature` learns it instead (Haarnoja et al. 2018b, arXiv:1812.05905, Eq. 18, with log alpha as usual in the
   place of its factor alpha), with `target_entropy` -|A| or a number such as 0.2.
 - Table VIII's lambda of 2.5 is TD3+BC's alpha (here `alpha`): it scales Q by its mean magnitude, as there.

@@ -8,6 +8,7 @@ degree weighs the improvement; on IQL it is a factor of the whole loss, which Ad
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,10 @@ class Fixed:
     degree: float = option(
         1.0, "weight of the constraint (on CQL and IQL: of the improvement); 1 is the base algorithm"
     )
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.degree):
+            raise ValueError(f"degree must be a number, not {self.degree}")
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with its policy's loss weighed by `degree`."""

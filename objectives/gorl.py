@@ -51,7 +51,10 @@ from metarl import (
     stop_gradient,
 )
 from metarl.bilevel import Batches, Metrics, Params, Tree
-from metarl.errors import ConfigError, nearest
+from metarl.errors import ConfigError
+
+RATE = 0.01  # at which a signal's running moments follow
+_START = {"mean": 0.0, "square": RATE, "weight": RATE}
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ class GORL:
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with the group `guiding_network` and its bilevel Update before the policy's."""
         policy = learner.hooks("gorl")
+        if self.statistics != "train" and not learner.normalize:
+            raise ConfigError("objective gorl: statistics=guide is for algorithms that normalise observations")
         form, outer_form = self._form(policy.forms), self._outer_form(policy.forms)
         net = nn.MLP((1, *self.net.hidden, 1), generator, self.net.activation, self.net.output)
         kind = policy.signal if self.signal == "base" else self.signal
@@ -129,8 +134,8 @@ class GORL:
                 value = value / stop_gradient(value.abs().mean())
             if kind == "standardized":
                 statistics = tree["signal_statistics"]
-                variance = statistics["square"] - statistics["mean"].square()
-                value = (value - statistics["mean"]) / (variance.clamp_min(0).sqrt() + 1e-3)
+                mean, square = (statistics[name] / statistics["weight"] for name in ("mean", "square"))
+                value = (value - mean) / ((square - mean.square()).clamp_min(0).sqrt() + 1e-3)
             return value if self.attach_signal else stop_gradient(value)
 
         def degree(params: Params, signal: Tensor) -> Tensor:
@@ -171,16 +176,15 @@ class GORL:
 
     def _form(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """Of the policy's loss. Raises ConfigError for one that was asked for and that the base does not have."""
-        asked = (
-            *(["literal"] if self.improvement == "literal" else []),
-            *(["sum"] if self.reduction == "sum" else []),
-        )
-        for name in asked:
-            if name not in known:
-                raise ConfigError(f"objective gorl: this algorithm has no form {name!r}.{nearest(name, known)}")
+        asked = []
+        for key, value, name in (("improvement", self.improvement, "literal"), ("reduction", self.reduction, "sum")):
+            if value == name:
+                if name not in known:
+                    raise ConfigError(f"objective gorl: this algorithm has no such form; leave {key}={name} out")
+                asked.append(name)
         if self.keep_beta and "no_beta" not in known:
             raise ConfigError("objective gorl: keep_beta is for iql; this algorithm has no beta to keep")
-        return asked if self.keep_beta or "no_beta" not in known else (*asked, "no_beta")
+        return tuple(asked) if self.keep_beta or "no_beta" not in known else (*asked, "no_beta")
 
     def _outer_form(self, known: tuple[str, ...]) -> tuple[str, ...]:
         """Of the outer loss. Raises ConfigError where it would be the base's all the same."""
@@ -196,22 +200,25 @@ class GORL:
         return (*form, "mode") if self.outer == "mode" else form
 
     def _with_statistics(self, learner: Learner, policy: PolicyTerms, form: tuple[str, ...]) -> Learner:
-        """The learner with a running mean and square of the signal, which move beside the policy."""
+        """The learner with a running mean and square of the signal, which move beside the policy.
+
+        As Adam's, they are divided by the weight that they have gathered: their start, 0 and 1, counts as one step.
+        """
 
         def moments(tree: Tree, batches: Batches) -> Params:
             value = policy.terms(tree, batches["train"], batches["noise"], form).signal
-            return {"mean": value.mean(), "square": value.square().mean()}
+            return {"mean": value.mean(), "square": value.square().mean(), "weight": value.new_ones(())}
 
         inner = learner.updates[policy.updates[-1]]
         track = Update(
             "signal_statistics",
             "signal_statistics",
             None,
-            sgd(0.01),
+            sgd(RATE),
             Track(moments),
             every=inner.every,
             start=inner.start,
             stop=inner.stop,
         )
-        start = {"mean": torch.zeros(()), "square": torch.ones(())}
+        start = {name: torch.tensor(value, dtype=torch.float64) for name, value in _START.items()}
         return learner.with_tensors(signal_statistics=start).with_update_beside(inner.name, track)

@@ -31,6 +31,7 @@ from benchmarks.claims.verdict import (
 )
 from benchmarks.results import Results
 from benchmarks.speed import derived
+from benchmarks.speed.comparisons import BASES, MODES, PUBLISHED_AVERAGE
 from benchmarks.statistics import holm, paired_t_over_evaluations
 
 SPEED = Path(__file__).parents[1] / "speed" / "results" / "speed.json"
@@ -201,17 +202,27 @@ def schedule_moves(results: Results) -> Verdict:
 
 def cheap(_: Results | None = None) -> Verdict:
     """What does GORL cost? Judged on the speed benchmark's results."""
-    recorded = {mode: turns["parts"] for mode, turns in json.loads(SPEED.read_text())["gorl"].items()}
-    rows = [["how steps run", "added at period 500", "at period 10", "at period 2"]]
-    for mode, parts in recorded.items():
-        shares = [derived.gorl_overhead(parts, period).median for period in (500, 10, 2)]
-        rows.append([mode, *(f"{100 * share:.1f} %" for share in shares)])
-    added = [derived.gorl_overhead(parts, 500).median for parts in recorded.values()]
+    result = json.loads(SPEED.read_text())
+    if "gorl_bases" not in result:
+        return Verdict("not measured", "Run `python -m benchmarks.speed`.")
+    measured = {"td3_bc": result["gorl"], **result["gorl_bases"]}
+    modes = [mode for mode in MODES if all(mode in turns for turns in measured.values())]
+    rows = [["base", "period", *modes, "the paper's"]]
+    for name, base in BASES.items():
+        shares = [derived.gorl_overhead(measured[name][mode]["parts"], base.period).median for mode in modes]
+        rows.append(
+            [base.label, str(base.period), *(f"{100 * share:.1f} %" for share in shares), f"{base.published} %"]
+        )
+    average = {}
+    for mode in modes:
+        average[mode] = derived.gorl_average([(measured[name][mode]["parts"], b.period) for name, b in BASES.items()])
+    rows.append(["average", "", *(f"{100 * a.median:.1f} %" for a in average.values()), f"{PUBLISHED_AVERAGE} %"])
+    added = average[modes[-1]].median
     text = (
-        f"At the published period GORL adds {100 * min(added):.1f} to {100 * max(added):.1f} % to a step of TD3+BC; "
-        "the paper measured 3.7 % for TD3+BC and 1.9 % on average."
+        f"At the published periods GORL adds {100 * added:.1f} % to a {modes[-1]} step, averaged over the four bases; "
+        f"the paper measured {PUBLISHED_AVERAGE} %."
     )
-    return Verdict("held" if max(added) < 0.037 else "did not hold", text, rows)
+    return Verdict("held" if 100 * added <= PUBLISHED_AVERAGE else "did not hold", text, rows)
 
 
 def _papers_test(results: Results, ours: str, theirs: str, column: str) -> float:
@@ -258,8 +269,8 @@ CLAIMS = (
     Claim(
         "GORL",
         "Table III",
-        "GORL adds 1.9 % to the time, 3.7 % to TD3+BC's",
-        "the largest median overhead of three ways to run a step is below 3.7 %",
+        "GORL adds 1.9 % to the time, averaged over its four bases",
+        "the median overhead of a compiled step, averaged over the bases, is at most that; no test",
         "",
         cheap,
     ),

@@ -1,5 +1,6 @@
 """The claims page: its index is whole, its rules judge known data as they should, and it says what is committed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,11 +160,35 @@ def test_the_schedule(moved, outcome):
 
 def test_the_cost_is_that_of_the_speed_benchmark():
     verdict = gorl.cheap()
-    page_of_speed = (ROOT / "docs" / "speed.md").read_text()
-    eager = next(
-        line for line in page_of_speed.splitlines() if line.startswith("| metarl, eager |") and "(34 to 68)" in line
-    )
-    assert verdict.table[1][1] in eager
+    page_of_speed = (ROOT / "docs" / "speed.md").read_text().splitlines()
+    for base, period, *_, compiled, paper in verdict.table[1:]:
+        (line,) = [
+            line for line in page_of_speed if line.startswith(f"| {base}, compiled | {period} |".replace("  ", " "))
+        ]
+        assert line.endswith(f"| {paper} |") and abs(_percent(line.split("|")[6]) - _percent(compiled)) <= 0.05
+
+
+def _percent(text):
+    return float(text.split("%")[0])
+
+
+@pytest.mark.parametrize(("guided", "outcome"), [(10.9, "held"), (20.0, "did not hold")])
+def test_the_cost_by_hand(monkeypatch, tmp_path, guided, outcome):
+    """Weights cost 0.1 of 10 ms in every policy step, a guiding update `guided` - 10.1 ms."""
+    turns = {"policy": 10.0, "weighted": 10.1, "guided": guided}
+    parts = {mode: {"parts": {k: {"cpu_ms": [v, v]} for k, v in turns.items()}} for mode in ("eager", "compiled")}
+    file = tmp_path / "speed.json"
+    file.write_text(json.dumps({"gorl": parts, "gorl_bases": dict.fromkeys(("sac_bc", "iql", "cql"), parts)}))
+    monkeypatch.setattr(gorl, "SPEED", file)
+    if outcome == "did not hold":
+        monkeypatch.setattr(gorl, "PUBLISHED_AVERAGE", 1.2)
+    verdict = gorl.cheap()
+    assert verdict.outcome == outcome and verdict.table[0][2:4] == ["eager", "compiled"]
+    at_500, at_200 = (100 * (0.1 + (guided - 10.1) / period) / 10 for period in (500, 200))
+    assert verdict.table[1][3] == f"{at_500:.1f} %" and verdict.table[3][3] == f"{at_200:.1f} %"
+    assert verdict.table[5][3] == f"{(at_500 + at_200) / 2:.1f} %"
+    file.write_text("{}")
+    assert gorl.cheap().outcome == "not measured"
 
 
 def test_a_difference_by_hand():

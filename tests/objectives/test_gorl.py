@@ -59,8 +59,8 @@ def degrees(options, tree, each):
     value = each if options.attach_signal else each.detach()
     if options.signal == "standardized":
         statistics = tree["signal_statistics"]
-        deviation = (statistics["square"] - statistics["mean"] ** 2).sqrt()
-        value = (value - statistics["mean"]) / (deviation + 1e-3)
+        mean, square = (statistics[name] / statistics["weight"] for name in ("mean", "square"))
+        value = (value - mean) / ((square - mean**2).sqrt() + 1e-3)
     output = ACTIVATIONS[net.output]
     return mlp(tree["guiding_network"], "", value[:, None], ACTIVATIONS[net.activation], output).squeeze(-1)
 
@@ -249,16 +249,35 @@ def test_running_statistics_follow_the_signal(assemble, draw):
     names = [[u.name for u in stage] for stage in learner.stages]
     assert names[1:3] == [["guiding_network"], ["actor", "signal_statistics"]]
     state = learner.init(torch.float64)
-    mean, square = 0.0, 1.0
+    mean, square, weight = 0.0, 0.01, 0.01
     for step in range(1, 8):
         batches = draw(learner, step)
         each = clone_loss(state.tree["actor"], batches["train"])
         if "actor" in learner.due(step):
             mean += 0.01 * (each.mean() - mean)
             square += 0.01 * (each.square().mean() - square)
+            weight += 0.01 * (1 - weight)
         state, _ = learner.step(state, batches, learner.due(step))
         statistics = state.tree["signal_statistics"]
-        assert abs(statistics["mean"] - mean) < 1e-12 and abs(statistics["square"] - square) < 1e-12
+        expected = {"mean": mean, "square": square, "weight": weight}
+        assert all(abs(statistics[name] - value) < 1e-7 * abs(value) for name, value in expected.items() if value)
+
+
+def test_moments_forget_their_start_within_a_few_steps(assemble, draw):
+    """A signal far from 0 is standardised well before a running mean of rate 0.01 would have arrived."""
+    learner = assemble(BASE, objective(signal="standardized", every=20))
+    state = learner.init(torch.float64)
+    far = {
+        **draw(learner),
+        "train": {**draw(learner)["train"], "action": torch.full((32, 2), 9.0, dtype=torch.float64)},
+    }
+    for step in range(1, 21):
+        state, _ = learner.step(state, far, learner.due(step))
+    seen, _ = learner.probes["guiding_network"].sample(state.tree, far)
+    statistics = state.tree["signal_statistics"]
+    signal = clone_loss(state.tree["actor"], far["train"]).mean()
+    assert statistics["mean"] < 0.2 * signal  # ten policy steps
+    assert abs(statistics["mean"] / statistics["weight"] - signal) < 0.15 * signal and seen.mean() < 1
 
 
 @pytest.mark.parametrize("virtual", [sgd(3e-4), momentum(3e-4)])

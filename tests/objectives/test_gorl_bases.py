@@ -171,7 +171,8 @@ def seen(name, options, tree, signal):
         return value / signal.detach().abs().mean()
     if how == "standardized":
         moments = tree["signal_statistics"]
-        return (value - moments["mean"]) / ((moments["square"] - moments["mean"] ** 2).sqrt() + 1e-3)
+        mean, square = moments["mean"] / moments["weight"], moments["square"] / moments["weight"]
+        return (value - mean) / ((square - mean**2).sqrt() + 1e-3)
     return value
 
 
@@ -478,7 +479,7 @@ def test_running_moments_follow_the_signal_beside_the_policy(build, batches_of, 
     beside = next(stage for stage in learner.stages if any(u.name == "actor" for u in stage))
     assert "signal_statistics" in {u.name for u in beside}
     state, moved = learner.init(torch.float64), 0
-    mean, square = 0.0, 1.0
+    mean, square, weight = 0.0, 0.01, 0.01
     for step in range(1, 9):
         batches, due = batches_of(learner, step), learner.due(step)
         entry = entry_of(learner, state, batches) if "actor" in due else state
@@ -486,10 +487,12 @@ def test_running_moments_follow_the_signal_beside_the_policy(build, batches_of, 
             args = entry.tree["actor"], entry.tree, batches["train"], batches["noise"]
             signal = parts(name, options, *args)[2]
             mean, square = mean + 0.01 * (signal.mean() - mean), square + 0.01 * (signal.square().mean() - square)
+            weight += 0.01 * (1 - weight)
             moved += 1
         state, _ = learner.step(state, batches, due)
         statistics = state.tree["signal_statistics"]
-        assert abs(statistics["mean"] - mean) < 1e-12 and abs(statistics["square"] - square) < 1e-12
+        expected = {"mean": mean, "square": square, "weight": weight}
+        assert all(abs(statistics[name] - value) < 1e-7 * abs(value) for name, value in expected.items())
     assert moved == (8 if kind(name) in ("cql", "iql") else 4)
 
 

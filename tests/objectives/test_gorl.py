@@ -309,7 +309,7 @@ def test_a_form_that_the_algorithm_lacks_is_refused(spec):
     generator = torch.Generator().manual_seed(0)
     learner = BASE.build(spec, generator)
     learner = replace(learner, policy=replace(learner.policy, forms=()))
-    with pytest.raises(ConfigError, match="no form 'literal'"):
+    with pytest.raises(ConfigError, match="leave improvement=literal out"):
         objective(improvement="literal").attach(learner, spec, generator)
     objective().attach(learner, spec, generator)
 

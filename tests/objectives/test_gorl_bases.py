@@ -492,7 +492,7 @@ def test_running_moments_follow_the_signal_beside_the_policy(build, batches_of, 
         state, _ = learner.step(state, batches, due)
         statistics = state.tree["signal_statistics"]
         expected = {"mean": mean, "square": square, "weight": weight}
-        assert all(abs(statistics[name] - value) < 1e-7 * abs(value) for name, value in expected.items())
+        assert all(abs(statistics[name] - value) <= 1e-7 * abs(value) for name, value in expected.items())
     assert moved == (8 if kind(name) in ("cql", "iql") else 4)
 
 
@@ -553,10 +553,10 @@ def test_the_guide_has_noise_of_its_own(build, warm, batches_of, apart, name):
 
 
 REFUSED = {
-    "cql-literal": ("cql", {"improvement": "literal"}, "no form 'literal'"),
-    "iql-literal": ("iql", {"improvement": "literal"}, "no form 'literal'"),
-    "cql-sum": ("cql", {"reduction": "sum"}, "no form 'sum'"),
-    "iql-sum": ("iql", {"reduction": "sum"}, "no form 'sum'"),
+    "cql-literal": ("cql", {"improvement": "literal"}, "leave improvement=literal out"),
+    "iql-literal": ("iql", {"improvement": "literal"}, "leave improvement=literal out"),
+    "cql-sum": ("cql", {"reduction": "sum"}, "leave reduction=sum out"),
+    "iql-sum": ("iql", {"reduction": "sum"}, "leave reduction=sum out"),
     "td3_bc-beta": ("td3_bc", {"keep_beta": True}, "keep_beta is for iql"),
     "sac_bc-beta": ("sac_bc", {"keep_beta": True}, "keep_beta is for iql"),
     "cql-beta": ("cql", {"keep_beta": True}, "keep_beta is for iql"),

@@ -6,7 +6,7 @@ the same hypergradient: clone the expert tuples well after one virtual step of t
 
 from dataclasses import dataclass
 
-from metarl import Role, Unrolled, Update, adam, nn, option, sgd
+from metarl import Role, Unrolled, Update, adam, nn, noise_for, option, sgd
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StateWeight:
             return policy.combine(terms, weight), {**terms.metrics, "weight": weight.mean()}
 
         def outer_loss(tree, batches):
-            return policy.imitation(tree, batches["guide"], batches["noise"])
+            return policy.imitation(tree, batches["guide"], noise_for(batches, "guide"))
 
         inner = policy.updates[-1]
         outer = Update(
@@ -41,6 +41,7 @@ class StateWeight:
         return (
             learner.with_modules(state_weight=net)
             .with_roles(guide=Role("guide", 20))
+            .with_noise_for("guide")
             .with_policy_loss(policy_loss)
             .with_stage_before(inner, outer)
         )

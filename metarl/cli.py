@@ -178,7 +178,7 @@ def _list_estimators() -> None:
 
 
 def _describe(name: str) -> None:
-    from metarl.component import describe
+    from metarl.pages import flow, settings
 
     shown = [f"metarl.{kind}" for kind in ("algorithms", "objectives", "optimizers", "estimators", "problems")]
     groups = [group for group in shown if name in registry.names(group)]
@@ -191,11 +191,11 @@ def _describe(name: str) -> None:
         table = Table(box=None, pad_edge=False)
         for column in ("setting", "default", "what it does"):
             table.add_column(column)
-        for row in describe(target):
-            table.add_row(*map(escape, row))
+        for row in settings(target):
+            table.add_row(*(escape(cell.replace("`", "")) for cell in row))
         console.print(table)
-        for preset, settings in getattr(target, "presets", {}).items():
-            console.print(f"preset [bold]{preset}[/bold]: {escape(json.dumps(settings))}", highlight=False)
+        for preset, values in getattr(target, "presets", {}).items():
+            console.print(f"preset [bold]{preset}[/bold]: {escape(flow(values, bare=True))}", highlight=False)
 
 
 def _summary(target: object) -> str:

@@ -125,11 +125,7 @@ def read(path: Path, overrides: Sequence[str] = (), resolve: bool = True) -> dic
         key, equals, _ = text.partition("=")
         if not equals or not key:
             raise ConfigError(f"argument {text!r} is not of the form key=value")
-        known = _mapping(merged, "let", str(path))
-        if key.startswith("let.") and key.split(".")[1] not in known:
-            raise ConfigError(
-                f"argument {text!r}: {path} has no such value under let.{nearest(key.split('.')[1], known)}"
-            )
+        check_let(key, text, str(path), merged)
         try:
             merged = overlay(merged, _plain(OmegaConf.from_dotlist([text])))
         except (yaml.YAMLError, OmegaConfBaseException) as error:
@@ -143,6 +139,16 @@ def read(path: Path, overrides: Sequence[str] = (), resolve: bool = True) -> dic
         raise ConfigError(f"{path}: {error.full_key} refers to ${{{missing}}}, which is not there.{near}") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {first_line(error)}") from error
+
+
+def check_let(key: str, text: str, where: str, *given: Mapping[str, Any]) -> None:
+    """Raises ConfigError where an argument sets a value under `let` that nothing given holds or refers to."""
+    top, _, name = key.partition(".")
+    known = {str(k) for node in given for k in _mapping(node, "let", where)}
+    known |= set(re.findall(r"\$\{let\.(\w+)", json.dumps(given)))
+    if top == "let" and name and name.split(".")[0] not in known:
+        near = nearest(name.split(".")[0], sorted(known))
+        raise ConfigError(f"argument {text!r}: {where} has no such value under let.{near}")
 
 
 def _merge_files(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def renewed(text: str, target: Any, where: str) -> str:
 def table(target: Any) -> str:
     """Settings with their defaults and meaning, then presets, as Markdown."""
     lines = ["| setting | default | meaning |", "| --- | --- | --- |"]
-    lines += [f"| `{name}` | `{default}` | {meaning} |" for name, default, meaning in settings(target)]
+    for name, default, meaning in settings(target):
+        escaped = meaning.replace("|", r"\|")
+        lines.append(f"| `{name}` | `{default}` | {escaped} |")
     presets = getattr(target, "presets", {})
     if presets:
         lines += ["", "| preset | what it sets |", "| --- | --- |"]
@@ -66,7 +68,7 @@ def settings(target: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         known = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is Literal else ()
         choices = f"{', '.join(f'`{flow(value)}`' for value in known)}: " if known else ""
         shown = "required" if default is dataclasses.MISSING else flow(default)
-        yield f"{prefix}{name}", shown, f"{choices}{text}".replace("|", r"\|")
+        yield f"{prefix}{name}", shown, f"{choices}{text}"
 
 
 def flow(value: Any, bare: bool = False) -> str:

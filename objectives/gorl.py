@@ -61,9 +61,9 @@ _START = {"mean": 0.0, "square": RATE, "weight": RATE}
 class GuidingNet:
     """B_w: the signal of one sample to its degree of constraint."""
 
-    hidden: tuple[int, ...] = option((100,), "widths of the hidden layers (Table VIII: 1-100-1)", least=1)
+    hidden: tuple[int, ...] = option((100,), "widths of the hidden layers (Tables VI to IX: 1-100-1)", least=1)
     activation: Literal["relu", "sigmoid", "tanh", "softplus", "silu"] = option(
-        "relu", "between layers; Table VIII says only 'Sigmoid', which may mean this one too"
+        "relu", "between layers; the tables say only 'Sigmoid', which may mean this one too"
     )
     output: Literal["sigmoid", "softplus"] = option("sigmoid", "range of B: (0, 1) as in Table IV, or (0, inf)")
 
@@ -88,7 +88,7 @@ class GORL:
     )
     steps: int = option(1, "virtual steps", least=1)
     backend: Literal["native", "torchopt", "higher"] = option("native", "library that rolls the virtual steps")
-    batch_size: int = option(20, "expert tuples in a batch (Table VIII)", least=1)
+    batch_size: int = option(20, "expert tuples in a batch (Tables VI to IX)", least=1)
     improvement: Literal["base", "literal"] = option(
         "base", "Q as the base algorithm scales it, or as Eq. 2 prints it, without a factor"
     )

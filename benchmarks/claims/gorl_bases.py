@@ -22,7 +22,7 @@ from benchmarks.claims.verdict import (
     signed,
     totals,
 )
-from benchmarks.results import Cell, Results
+from benchmarks.results import Results
 from benchmarks.statistics import holm
 from metarl.errors import UserError
 
@@ -30,6 +30,7 @@ BASES = ("TD3+BC", "SAC+BC", "IQL", "CQL")
 BEST = {"pendulum": (-16.28 / (1 - 0.99), 0.0), "inverted_pendulum": (0.0, 1 / (1 - 0.99)), "pointmaze": (0.0, 1.0)}
 """Worst and best possible return, discounted by 0.99: rewards in [-16.28, 0] and [0, 1] in every step, and 1 at the
 goal, where an episode ends."""
+MARGIN = 0.1  # of the span of possible returns, by which Q may exceed a best of 0
 SUITE = "gorl_table_i-small"
 MIXING = "gorl_figure_4_bases-small"
 
@@ -53,30 +54,29 @@ def beats_cloning(results: Results) -> Verdict:
 
 def bounded(results: Results) -> Verdict:
     """Do Q-values stay below three times the best possible discounted return?"""
-    rows, worst = [["dataset", "best possible", *BASES]], -np.inf
+    rows, fine = [["dataset", "best possible", "limit", *BASES]], True
     for column in results.columns:
         low, high = next(pair for name, pair in BEST.items() if column.startswith(name))
-        line = [column, f"{high:g}"]
-        for base in BASES:
-            tops = {method: _highest(results.at(f"{base} · {method}", column)) for method in results.axes["method"]}
-            top = max(tops.values())
-            # Where the best is 0, three times that says nothing: the span of possible returns is the measure.
-            worst = max(worst, (top - high) / (high - low))
-            line.append(f"{top:.3g}")
-        rows.append(line)
+        limit = 3 * high or MARGIN * (high - low)
+        tops = {base: _highest(results, base, column) for base in BASES}
+        fine &= all(top < limit for top in tops.values())
+        rows.append([column, f"{high:g}", f"{limit:.3g}", *(f"{top:.3g}" for top in tops.values())])
     text = (
         "Shown is the highest Q of any of a batch's actions at any evaluation, over methods and seeds, for CQL over "
-        f"its factor of rewards. It exceeds the best possible return by at most {100 * worst:.0f} % of the span of "
-        "possible returns; 200 % would be three times the best where the worst is 0."
+        "its factor of rewards."
     )
-    return Verdict("held" if worst < 2 else "did not hold", text, rows)
+    return Verdict("held" if fine else "did not hold", text, rows)
 
 
-def _highest(cell: Cell | None) -> float:
-    if cell is None or len(cell.finished) < len(cell.seeds):
-        raise UserError("a cell is not there with all its seeds; run the suite")
-    scale = (cell.config or {})["algorithm"].get("rewards", {}).get("scale", 1.0)
-    return max(max(run.scalars["critic/q_max"].values) for run in cell.finished) / float(scale)
+def _highest(results: Results, base: str, column: str) -> float:
+    found = []
+    for method in results.axes["method"]:
+        cell = results.at(f"{base} · {method}", column)
+        if cell is None or len(cell.finished) < len(cell.seeds):
+            raise UserError(f"{results.name}: the cell {base} · {method}, {column!r} is not finished; run the suite")
+        scale = (cell.config or {})["algorithm"].get("rewards", {}).get("scale", 1.0)
+        found += [value / float(scale) for run in cell.finished for value in run.scalars["critic/q_max"].values]
+    return float(np.max(found))  # NaN where one is
 
 
 def improves_all(method: str, results: Results) -> Verdict:
@@ -119,18 +119,37 @@ def _by_base(ours: str, theirs: str, expected: int, results: Results) -> Verdict
     return Verdict(majority(directions(found, expected)), f"Significant: {text or 'none'}.", rows)
 
 
+_HOW = {
+    "GORL every 4th step": "every 4th step at 1e-5, 2,000 times; in the paper as often on TD3+BC and SAC+BC, 5,000 "
+    "times on IQL and CQL",
+    "GORL quick": SCHEDULES["GORL quick"],
+}
+_AGAINST_BASE = (
+    f"{TOTAL}. Against the base: that B starts near 0.5, and on IQL that beta leaves the exponent, count as GORL's"
+)
+
 CLAIMS = (
     *(
         Claim(
             "GORL",
             "Tables I and II",
             f"GORL improves {base} (B updated {how})",
-            TOTAL,
+            _AGAINST_BASE,
             SUITE,
             partial(better, f"{base} · {method}", f"{base} · base"),
         )
-        for method, how in SCHEDULES.items()
-        if method != "GORL as published"
+        for method, how in _HOW.items()
+        for base in BASES
+    ),
+    *(
+        Claim(
+            "GORL",
+            "summary, next check 2",
+            f"on {base}, a B that moves (updated {_HOW['GORL quick']}) is better than one that hardly does",
+            f"{TOTAL}; against B updated {_HOW['GORL every 4th step']}",
+            SUITE,
+            partial(better, f"{base} · GORL quick", f"{base} · GORL every 4th step"),
+        )
         for base in BASES
     ),
     *(
@@ -142,8 +161,7 @@ CLAIMS = (
             SUITE,
             partial(improves_all, method),
         )
-        for method, how in SCHEDULES.items()
-        if method != "GORL as published"
+        for method, how in _HOW.items()
     ),
     Claim(
         "GORL",
@@ -157,8 +175,8 @@ CLAIMS = (
         "metarl",
         "a check of our own",
         "Q stays below three times the best possible discounted return",
-        "the highest Q at any evaluation, without a test; where the best is 0, as on Pendulum, it must exceed that by "
-        "less than twice the span of possible returns, which is the same where the worst is 0",
+        "the highest Q at any evaluation, without a test; where the best is 0, as on Pendulum, Q may exceed it by a "
+        "tenth of the span of possible returns",
         SUITE,
         bounded,
     ),

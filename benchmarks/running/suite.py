@@ -132,6 +132,11 @@ def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suit
             exclusions = read_exclude(over["exclude"], axes, path, "small.exclude")
     over = overlay(mapping(raw.get("overrides"), path, "overrides"), dotlist(overrides))
     name, seeds = str(over.pop("name", name)), seeds_of(over.pop("seeds", seeds), path)
+    fragments = [
+        f for axis in raw_axes.values() if isinstance(axis, dict) for f in axis.values() if isinstance(f, dict)
+    ]
+    for text in overrides:
+        config.check_let(text.partition("=")[0], text, str(path), base, *fragments)
     if slugged(name) != name.lower():
         raise ConfigError(f"{path}: name {name!r} names a folder; use letters, digits, '-' and '_' only")
     base = {key: value for key, value in base.items() if key not in OF_THE_SUITE}

@@ -96,7 +96,10 @@ class Card:
         mixed = () if self.returns or "drawn" in self.figures else self.figures.get("parts", ())
         whole = [returns for returns in (self.returns, *(part["returns"] for part in mixed)) if returns]
         if not whole:
-            raise DataError(f"dataset {self.dataset_id!r} holds single transitions, which have no returns.")
+            raise DataError(
+                f"dataset {self.dataset_id!r} holds single transitions, which have no returns; set "
+                "algorithm.rewards.return_range=false."
+            )
         low, high = min(r["min"] for r in whole), max(r["max"] for r in whole)
         if not high > low:
             raise DataError(f"dataset {self.dataset_id!r}: every episode has the return {low:g}, so there is no range.")

@@ -251,6 +251,36 @@ def test_a_cell_s_own_keys_may_be_named(suite_file):
         suite.load(suite_file)
 
 
+def test_values_under_let_go_from_one_axis_to_another(tmp_path):
+    (tmp_path / "base.yaml").write_text("algorithm: {name: td3_bc, alpha: '${let.alpha}'}\nlet: {alpha: 2.0}\n")
+    suite_file = tmp_path / "let.yaml"
+    suite_file.write_text(
+        "base: base.yaml\n"
+        "axes:\n"
+        "  dataset:\n"
+        "    a: {let: {alpha: 5.0}, data: {train: {recipe: pendulum/medium}}}\n"
+        "    b: {data: {train: {recipe: pendulum/random}}}\n"
+        "  base:\n"
+        "    TD3+BC: {}\n"
+        "    SAC+BC: {algorithm: {name: sac_bc, alpha: '${let.alpha}'}}\n"
+    )
+    alphas = [cell.experiment.algorithm.alpha for cell in suite.load(suite_file).cells]
+    assert alphas == [5.0, 5.0, 2.0, 2.0]
+    assert {c.experiment.algorithm.alpha for c in suite.load(suite_file, ["let.alpha=7"]).cells} == {7.0}
+    assert all("let" not in cell.experiment.resolved for cell in suite.load(suite_file).cells)
+    with pytest.raises(ConfigError, match=r"no such value under let. Did you mean 'alpha'\?"):
+        suite.load(suite_file, ["let.alhpa=7"])
+
+
+def test_gorl_s_suites_run_on_another_base_with_its_own_period():
+    cql = ["algorithm={name: cql, preset: locomotion}", "let.gorl=cql", "name=other"]
+    for name in ("gorl_figure_3", "gorl_figure_4", "gorl_figure_5", "gorl_table_iv", "gorl_first_experiment"):
+        cells = suite.load(suite.find(name), cql).cells
+        guided = [o for cell in cells for o in cell.experiment.resolved["objective"] if o["name"] == "gorl"]
+        published = [o for o in guided if o["every"] != 2 and o["optimizer"]["name"] == "adam"]
+        assert published and all((o["every"], o["virtual"]["lr"]) == (200, 1e-4) for o in published), name
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

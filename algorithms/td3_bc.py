@@ -15,31 +15,16 @@ dimension, not by one number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from metarl import (
-    Learner,
-    NoiseSpec,
-    Polyak,
-    Rewards,
-    Role,
-    Signal,
-    Spec,
-    Terms,
-    Update,
-    adam,
-    nn,
-    option,
-    sgd,
-    stop_gradient,
-)
-from metarl.bilevel import Batch, Batches, Metrics, Tree
-from metarl.errors import ConfigError
+from algorithms import td3
+from metarl import Learner, Rewards, Signal, Spec, Terms, adam, nn, option, stop_gradient
+from metarl.bilevel import Batch, Tree
 
 
 @dataclass(frozen=True)
@@ -47,6 +32,9 @@ class TD3BC:
     """TD3 with a behaviour-cloning term."""
 
     alpha: float = option(2.5, "weight of Q against cloning (the paper's alpha)")
+    exploration: float = option(
+        0.1, "deviation of the noise on actions while data are gathered, in units of the largest action", least=0
+    )
     discount: float = option(0.99, "gamma", least=0, most=1)
     tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
     policy_noise: float = option(0.2, "sigma of target smoothing, in units of the largest action", least=0)
@@ -75,58 +63,18 @@ class TD3BC:
         """The learner: groups `actor`, `critic` and their targets."""
         actor = nn.DeterministicPolicy(spec.obs_dim, spec.max_action, self.hidden, generator)
         critic = nn.TwinCritic(spec.obs_dim, spec.action_dim, self.hidden, generator)
-        policy = _Policy(actor, critic, self.alpha)
-
-        def critic_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-            batch = batches["train"]
-            y = stop_gradient(target(tree, batch, batches["noise"]["target_smoothing"]))
-            q1, q2 = nn.call(critic, tree["critic"], batch["obs"], batch["action"])
-            loss = (q1 - y).square().mean() + (q2 - y).square().mean()
-            return loss, {"q": q1.mean(), "q_max": torch.maximum(q1, q2).max()}
-
-        def target(tree: Tree, batch: Batch, eps: Tensor) -> Tensor:
-            high = eps.new_tensor(spec.max_action)
-            noise = (eps * self.policy_noise).clamp(-self.noise_clip, self.noise_clip) * high
-            next_action = nn.call(actor, tree["actor_target"], batch["next_obs"]) + noise
-            next_action = torch.minimum(torch.maximum(next_action, -high), high)
-            q1, q2 = nn.call(critic, tree["critic_target"], batch["next_obs"], next_action)
-            return batch["reward"] + self.discount * (1 - batch["terminated"]) * torch.minimum(q1, q2)
-
-        def actor_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-            terms = policy.terms(tree, batches["train"], batches["noise"])
-            return policy.combine(terms, 1.0), terms.metrics
-
-        every = self.policy_every
-        return Learner(
-            modules={"actor": actor, "critic": critic},
-            stages=(
-                (Update("critic", "critic", critic_loss, self.critic_optimizer),),
-                (Update("actor", "actor", actor_loss, self.actor_optimizer, every=every),),
-                (
-                    Update("critic_target", "critic_target", None, sgd(self.tau), Polyak("critic"), every=every),
-                    Update("actor_target", "actor_target", None, sgd(self.tau), Polyak("actor"), every=every),
-                ),
-            ),
-            act=lambda tree, obs, carry, noise, deterministic: (nn.call(actor, tree["actor"], obs), carry),
-            roles={"train": Role("train", self.batch_size)},
-            noise={"target_smoothing": NoiseSpec((spec.action_dim,), role="train")},
-            policy=policy,
-            normalize=self.normalize,
-            rewards=self.rewards,
-        )
+        return td3.learner(self, spec, _Policy(actor, critic, self.alpha))
 
 
 @dataclass(frozen=True)
-class _Policy:
+class _Policy(td3.TD3Terms):
     """TD3+BC's terms. Forms: `literal` drops lambda (GORL's Eq. 2 as printed), `sum` adds L_pc over dimensions."""
 
-    actor: nn.DeterministicPolicy
-    critic: nn.TwinCritic
     alpha: float
-    updates: tuple[str, ...] = ("actor",)
-    forms: tuple[str, ...] = ("literal", "sum")
-    noise: tuple[str, ...] = ()
-    signal: Signal = "raw"
+    forms: tuple[str, ...] = field(default=("literal", "sum"), kw_only=True)
+    signal: Signal = field(default="raw", kw_only=True)
+
+    name: ClassVar[str] = "td3_bc"
 
     def terms(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Terms:
         action = self.action(tree, batch["obs"], noise)
@@ -146,16 +94,3 @@ class _Policy:
     def imitation(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Tensor:
         squared = (self.action(tree, batch["obs"], noise) - batch["action"]).square()
         return (squared.sum(-1) if "sum" in form else squared.mean(-1)).mean()
-
-    def action(self, tree: Tree, obs: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        return nn.call(self.actor, tree["actor"], obs)
-
-    def features(self, tree: Tree, obs: Tensor) -> Tensor:
-        return nn.features(self.actor.net, nn.part(tree["actor"], "net."), obs)
-
-    def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
-        # The second critic has no say in the policy.
-        return nn.call(self.critic.q1, nn.part(tree["critic"], "q1."), torch.cat((obs, action), dim=-1)).squeeze(-1)
-
-    def v(self, tree: Tree, obs: Tensor) -> Tensor:
-        raise ConfigError("td3_bc learns no state-value function; choose an algorithm that does, such as iql")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -40,10 +41,33 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Online:
+    """How the learner meets an environment; the steps of this phase are environment steps."""
+
+    env: str | None = option(None, "Gymnasium id to train in; by default the one that the training data names")
+    envs: int = option(1, "environments stepped together on one batched forward", least=1)
+    random_steps: int | None = option(
+        None,
+        "environment steps of uniform actions at the start; 1,000 by default, none after an offline phase",
+        least=0,
+    )
+    learn_from: int | None = option(None, "environment steps before the first update; by default random_steps", least=0)
+    updates_per_step: float = option(1.0, "gradient steps to one environment step")
+    replay: int = option(1_000_000, "transitions that are kept; the oldest go first", least=1)
+    from_data: float = option(0.0, "share of every training batch that is drawn from data.train", least=0, most=1)
+
+    def updates(self, steps: int) -> int:
+        """Gradient steps that belong to so many environment steps."""
+        return math.floor(self.updates_per_step * max(0, steps - (self.learn_from or 0)))
+
+
+@dataclass(frozen=True)
 class Experiment:
     """A whole experiment, its components built.
 
     Attributes:
+        steps: in all: gradient steps on data, then environment steps.
+        offline_steps: those of them on data; all where there is no online phase.
         where: the file it came from, for messages.
         resolved: the same as plain data, every default filled in; `config.yaml` of a run.
     """
@@ -53,6 +77,8 @@ class Experiment:
     objectives: tuple[Any, ...]
     data: Mapping[str, DataSource]
     steps: int
+    offline_steps: int
+    online: Online | None
     seeds: tuple[int, ...]
     device: str
     precision: str
@@ -68,8 +94,17 @@ class Experiment:
     @property
     def hash(self) -> str:
         """Eight hex digits of the resolved configuration without `FREE`: what changes no number but by rounding."""
-        kept = {k: v for k, v in self.resolved.items() if k not in FREE}
-        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+        return hashlib.sha256(json.dumps(fixed(self.resolved), sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def gradient_steps(self) -> int:
+        """Gradient steps in all."""
+        return self.gradient_steps_at(self.steps)
+
+    def gradient_steps_at(self, step: int) -> int:
+        """Gradient steps that belong to the first `step` steps."""
+        lived = step - self.offline_steps
+        return step if lived <= 0 or self.online is None else self.offline_steps + self.online.updates(lived)
 
     @property
     def folder(self) -> str:
@@ -82,7 +117,11 @@ class _Plain:
     """The keys of an experiment file that hold no component."""
 
     name: str = option("experiment", "names the run folder")
-    steps: int = option(100_000, "gradient steps")
+    steps: int = option(
+        100_000,
+        "gradient steps on data, or environment steps where there is `online`; {offline: N, online: M} for one phase "
+        "after the other",
+    )
     seeds: tuple[int, ...] = option((0,), "one run each")
     device: Literal["auto", "cpu", "cuda"] = option("auto", "auto takes a GPU where there is one")
     precision: Literal["float32", "float64"] = option("float32", "of parameters and batches")
@@ -99,8 +138,14 @@ class _Plain:
 
 
 FREE = ("steps", "seeds", "device", "compile", "stack")  # may differ between starts of one run
-TOP_LEVEL = ("algorithm", "objective", "data", "let", *(f.name for f in dataclasses.fields(_Plain)))
+TOP_LEVEL = ("algorithm", "objective", "data", "online", "let", *(f.name for f in dataclasses.fields(_Plain)))
 """`let` holds values for `${let.x}` elsewhere in the file or in those based on it; it leaves no trace of its own."""
+
+
+def fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a resolved configuration says that may not differ between starts of one run."""
+    kept = {k: v for k, v in resolved.items() if k not in FREE}
+    return kept | ({"offline_steps": resolved["steps"]["offline"]} if "online" in resolved else {})
 
 
 # -- reading ---------------------------------------------------------------------------------------------------
@@ -195,7 +240,10 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     _mapping(raw, "let", where)
     if isinstance(raw.get("compile"), bool):  # what YAML makes of an unquoted on and off
         raw = {**raw, "compile": "on" if raw["compile"] else "off"}
+    offline_steps, raw = _phases(raw, where)
     plain = merge(_Plain, {f.name: raw[f.name] for f in dataclasses.fields(_Plain) if f.name in raw}, where, "")
+    online = _online(raw, offline_steps, where) if raw.get("online") is not None else None
+    offline_steps = plain["steps"] if online is None else offline_steps
     algorithm, algorithm_plain = component("metarl.algorithms", raw["algorithm"], where, "algorithm", folder)
     objective = raw.get("objective") or []
     several = isinstance(objective, list)
@@ -204,7 +252,8 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         for i, node in enumerate(objective if several else [objective])
     ]
     data = {role: _source(node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
-    if "train" not in data:
+    needs_data = online is None or offline_steps or online.from_data
+    if "train" not in data and needs_data:
         raise ConfigError(f"{where}: 'data.train' is missing; add 'train: {{recipe: ...}}' (see `metarl data list`)")
     evaluation = Evaluation(**plain["evaluation"])
     log_every = plain["log_every"] or max(1, evaluation.every // 5)
@@ -234,11 +283,22 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
     for name in watch:
         if name not in data:
             raise ConfigError(f"{where}: watch names {name!r}, which is no entry of data.{nearest(name, data)}")
+    steps = plain["steps"]
+    if online is not None:
+        plain["steps"] = {"offline": offline_steps, "online": plain["steps"] - offline_steps}
+        if plain["steps"]["online"] % online.envs:
+            raise ConfigError(
+                f"{where}: steps ({plain['steps']['online']} in environments) must be a multiple of online.envs "
+                f"({online.envs}), which are stepped together"
+            )
+        if plain["stack"] > 1:
+            raise ConfigError(f"{where}: seeds that act in environments of their own cannot be stacked; use stack: 1")
     resolved = {
         "name": plain["name"],
         "algorithm": algorithm_plain,
         "objective": [node for _, node in built],
         "data": data,
+        **({} if online is None else {"online": dataclasses.asdict(online)}),
         **{k: plain[k] for k in ("steps", "device", "precision", "compile", "stack")},
         "seeds": list(seeds),
         "log_every": log_every,
@@ -251,7 +311,9 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         algorithm=algorithm,
         objectives=tuple(objective for objective, _ in built),
         data={role: DataSource(**node) for role, node in data.items()},
-        steps=plain["steps"],
+        steps=steps,
+        offline_steps=offline_steps,
+        online=online,
         seeds=seeds,
         device=plain["device"],
         precision=plain["precision"],
@@ -264,6 +326,37 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         where=where,
         resolved=resolved,
     )
+
+
+def _phases(raw: Mapping[str, Any], where: str) -> tuple[int, dict[str, Any]]:
+    """Gradient steps of the offline phase, and the configuration with `steps` as one number."""
+    steps = raw.get("steps")
+    if not isinstance(steps, Mapping):
+        return 0, dict(raw)
+    for name, value in steps.items():
+        if name not in ("offline", "online"):
+            raise ConfigError(f"{where}: unknown key 'steps.{name}'.{nearest(str(name), ('offline', 'online'))}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise ConfigError(f"{where}: steps.{name} must be a number of steps, not {value!r}")
+    if steps.get("online") and raw.get("online") is None:
+        raise ConfigError(
+            f"{where}: steps.online needs an environment; add, for example, 'online: {{env: Pendulum-v1}}'"
+        )
+    return steps.get("offline", 0), {**raw, "steps": sum(steps.values())}
+
+
+def _online(raw: Mapping[str, Any], offline_steps: int, where: str) -> Online:
+    node = {"env": raw["online"]} if isinstance(raw["online"], str) else raw["online"]
+    plain = merge(Online, node, where, "online")
+    if plain["random_steps"] is None:
+        plain["random_steps"] = 0 if offline_steps else 1000
+    if plain["learn_from"] is None:
+        plain["learn_from"] = plain["random_steps"]
+    if not 0 < plain["updates_per_step"] < math.inf:
+        raise ConfigError(f"{where}: online.updates_per_step must be positive, not {plain['updates_per_step']}")
+    if plain["env"] is None and "train" not in _mapping(raw, "data", where):
+        raise ConfigError(f"{where}: 'online.env' is missing; name a Gymnasium id, such as Pendulum-v1")
+    return Online(**plain)
 
 
 def _source(node: Any, where: str, key: str) -> dict[str, Any]:

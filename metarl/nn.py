@@ -213,6 +213,30 @@ def _log_tanh_slope(u: Tensor) -> Tensor:
     return 2 * (math.log(2) - u - nn.functional.softplus(-2 * u))
 
 
+class Critic(nn.Module):
+    """Q(s, a): obs [B, obs_dim], action [B, action_dim] to [B].
+
+    Of several actions a state, [B, N, action_dim], [B, N].
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        generator: torch.Generator,
+        initialization: Initialization = "default",
+    ) -> None:
+        super().__init__()
+        self.q = MLP([obs_dim + action_dim, *hidden, 1], generator, initialization=initialization)
+
+    def forward(self, obs: Tensor, action: Tensor) -> Tensor:
+        shape = action.shape[:-1]
+        if action.dim() == 3:
+            obs = obs[:, None].expand(*shape, -1)
+        return self.q(torch.cat((obs, action), dim=-1).view(shape.numel(), -1)).view(shape)
+
+
 class TwinCritic(nn.Module):
     """Two independent Q(s, a): obs [B, obs_dim], action [B, action_dim] to (Q1 [B], Q2 [B]).
 

@@ -14,7 +14,7 @@ from gymnasium.error import Error as GymnasiumError
 from metarl.errors import ConfigError
 
 # First part of an entry point -> what brings it; the rest of the message is the same for all.
-_EXTRAS = {"gymnasium_robotics": "mujoco", "gymnasium.envs.mujoco": "mujoco"}
+_EXTRAS = {"gymnasium_robotics": "mujoco", "gymnasium.envs.mujoco": "mujoco", "metarl.envs.sparse": "mujoco"}
 
 
 def instantiate(spec: EnvSpec) -> gym.Env:

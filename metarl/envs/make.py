@@ -30,8 +30,8 @@ class Flat(gym.ObservationWrapper):
         return flatten(observation, self.keys)
 
 
-def env_spec(env_id: str) -> str:
-    """The specification of a registered environment as JSON.
+def env_spec(env_id: str, key: str = "evaluation.env") -> str:
+    """The specification of a registered environment as JSON; `key` names the setting in messages.
 
     Raises:
         ConfigError: the id is not registered.
@@ -39,7 +39,7 @@ def env_spec(env_id: str) -> str:
     try:
         return gym.spec(env_id).to_json()
     except GymnasiumError as error:
-        raise ConfigError(f"evaluation.env: {error}") from error
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def make_env(spec_json: str, keys: tuple[str, ...] | None = None) -> gym.Env:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.config import FREE, Experiment, build, read, to_yaml
+from metarl.config import Experiment, build, fixed, read, to_yaml
 from metarl.errors import DISK, ConfigError, UserError
 
 
@@ -49,6 +49,10 @@ class RunFolder:
     @property
     def cost(self) -> Path:
         return self.path / "cost.json"
+
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay.bin"
 
     @property
     def checkpoints(self) -> Path:
@@ -100,16 +104,16 @@ class RunFolder:
                 ) from error
 
     def write_config(self, experiment: Experiment) -> None:
-        """Writes config.yaml, or checks that the one that lies there is the same but for `FREE`.
+        """Writes config.yaml, or checks that the one that lies there is the same but for what is free (`config.FREE`).
 
         Raises:
             ConfigError: the folder belongs to another configuration.
         """
         text = to_yaml(experiment.resolved)
         if self.config.exists():
-            theirs = read(self.config)
-            for key, value in experiment.resolved.items():
-                if key not in FREE and json.dumps(theirs.get(key)) != json.dumps(value):
+            theirs = fixed(read(self.config))
+            for key, value in fixed(experiment.resolved).items():
+                if json.dumps(theirs.get(key)) != json.dumps(value):
                     raise ConfigError(
                         f"{self.config} differs from this experiment in {key!r}; it was edited, or the folder "
                         "belongs to another run: move it away, or give the experiment another name"

@@ -19,6 +19,7 @@ from metarl.process import settle
 from metarl.training import checkpoints
 from metarl.training.evaluation import EpisodeReturns, Policy
 from metarl.training.folder import RunFolder
+from metarl.training.online import Actor
 from metarl.training.progress import Reporter
 from metarl.training.run import Run
 from metarl.training.setup import build_learner, dtype_of, prepare, restore, saved_spec
@@ -64,7 +65,7 @@ def train_stack(
             else:
                 runs.append(run)
         if runs:
-            for text in _never_due(runs[0].learner, experiment.steps):
+            for text in _never_due(runs[0].learner, experiment.gradient_steps):
                 reporter.say(f"note: {experiment.where}: {text}")
         for together in _abreast(runs, experiment.checkpoint.every or 1, reporter.say) if runs else []:
             _Loop(experiment, together, reporter).go()
@@ -153,6 +154,8 @@ class _Loop:
             say=reporter.say,
             insist=experiment.compile != "auto",
         )
+        self._actor: Actor | None = None
+        self._save_due = False
 
     def _mode(self) -> Callable[[frozenset[str]], Mode]:
         where, wanted = self.experiment.where, self.experiment.compile
@@ -162,7 +165,7 @@ class _Loop:
             if not has_compiler():
                 raise ConfigError(f"{where}: compile: on needs a C++ compiler; set CXX, install g++, or use auto")
             return lambda due: "compiled"
-        modes = auto(self.learner, self.experiment.steps)
+        modes = auto(self.learner, self.experiment.gradient_steps)
         if "compiled" in modes.values() and not has_compiler():
             self.reporter.say("there is no C++ compiler (set CXX, or install g++), so steps are recorded, not compiled")
             modes = {due: "recorded" if mode == "compiled" else mode for due, mode in modes.items()}
@@ -196,19 +199,51 @@ class _Loop:
                 run.finish(self.step)
 
     def _advance(self) -> None:
-        step = self.step + 1
-        due = self.learner.due(step)
-        self.pending |= self.stepping(self._batches(step, due), due)
-        self.step = step
-        if step % self.experiment.log_every == 0:
+        before = self.step
+        if before < self.experiment.offline_steps:
+            self._learn(before + 1)
+            self.step = before + 1
+        else:
+            self._interact()
+        if self._passed(before, self.experiment.log_every):
             self._log()
-        if step % self.experiment.evaluation.every == 0:
+        if self._passed(before, self.experiment.evaluation.every):
             self._evaluate()
-        if step == self.experiment.steps or step % (self.experiment.checkpoint.every or 1) == 0:
+        self._save_due |= self._passed(before, self.experiment.checkpoint.every or 1)
+        if self.step == self.experiment.steps or (self._save_due and self._at_rest()):
+            self._save_due = False
             for run, state, pending in zip(self.runs, self._states(), self._apart(self.pending), strict=True):
                 with self._others(run):
-                    run.save(state, step, pending)
-        self.reporter.update(step)
+                    run.save(state, self.step, pending)
+        self.reporter.update(self.step)
+
+    def _passed(self, before: int, every: int) -> bool:
+        """Whether a multiple of `every` was reached since `before`: several environments are stepped at once."""
+        return self.step // every > before // every
+
+    def _learn(self, step: int) -> None:
+        """One gradient step."""
+        due = self.learner.due(step)
+        self.pending |= self.stepping(self._batches(step, due), due)
+
+    def _interact(self) -> None:
+        """One step of the environments, and the gradient steps that belong to it."""
+        (run,) = self.runs
+        interaction = run.interaction
+        assert interaction is not None
+        if self._actor is None:
+            eager = self.experiment.compile == "off"
+            self._actor = Actor(self.learner, self.stepping.state.tree, run.setup.statistics, eager)
+        interaction.step(self._actor)
+        done = self.experiment.gradient_steps_at(self.step)
+        self.step = self.experiment.offline_steps + interaction.steps
+        run.setup.streams.live = True
+        for step in range(done + 1, self.experiment.gradient_steps_at(self.step) + 1):
+            self._learn(step)
+
+    def _at_rest(self) -> bool:
+        """Whether the first environment is between two episodes, where a checkpoint is cheapest to go on from."""
+        return all(run.interaction is None or run.interaction.between_episodes for run in self.runs)
 
     def _log(self) -> None:
         for run, state, metrics in zip(self.runs, self._states(), self._apart(self.pending), strict=True):

@@ -19,6 +19,7 @@ from metarl.training import checkpoints, watching
 from metarl.training.cost import Meter
 from metarl.training.evaluation import EpisodeReturns, Evaluator, Policy
 from metarl.training.folder import RunFolder, write_json
+from metarl.training.online import Interaction
 from metarl.training.progress import Reporter
 from metarl.training.recorder import Recorder, examine
 from metarl.training.setup import Setup, plugin_digests, restore
@@ -58,11 +59,13 @@ class Run:
         self.pending: Metrics = {}
         self._evaluations: list[dict[str, Any]] = []
         self._sizes: Mapping[str, int] = {}
+        self._interaction: dict[str, Any] | None = None
         if saved is not None:
             self._check_origin(saved)
             self.state, _, self.pending = restore(self.setup.start, saved, self.folder)
             self.step, self._evaluations = saved.step, saved.record["evaluations"]
             self._sizes = saved.record["sizes"]
+            self._interaction = saved.record.get("online")
 
     @property
     def complete(self) -> bool:
@@ -83,11 +86,28 @@ class Run:
         self._recorder = Recorder(self.folder, self.step, self._sizes)
         self._evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
         self._meter = Meter(self.folder, self.step, together)
+        self.interaction: Interaction | None = None
+        online = self.setup.online
+        if online is not None:
+            assert self.experiment.online is not None
+            self.interaction = Interaction(
+                lambda: make_env(online.env),
+                self.experiment.online,
+                online.replay,
+                self.setup.spec.max_action,
+                self.seed,
+            )
+            if self._interaction is not None:
+                self.interaction.restore(self.folder, self._interaction)
+            else:
+                self.folder.replay.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
 
     def close(self) -> None:
         """Closes files and environments."""
         self._recorder.close()
         self._evaluator.close()
+        if self.interaction is not None:
+            self.interaction.close()
 
     def log(self, state: TrainState, step: int, metrics: Metrics) -> None:
         """One row of every metric; raises NumericalError where something became NaN or infinite."""
@@ -96,6 +116,8 @@ class Run:
                 now, start = (s.tree[update.params] for s in (state, self.setup.start))
                 metrics = {**metrics, f"{name}/params_moved": norm({k: v - start[k] for k, v in now.items()})}
         values = checkpoints.as_float(dict(sorted(metrics.items())))
+        if self.interaction is not None:
+            values |= self.interaction.figures()
         self._check_flags(state, step)
         self._recorder.scalars(step, values)
 
@@ -113,7 +135,7 @@ class Run:
             values["evaluation/success"] = result.success
         if result.reached:
             values["evaluation/steps_to_goal"] = sum(result.reached) / len(result.reached)
-        batches = self.setup.streams.batches(max(step, 1))
+        batches = self.setup.streams.batches(max(self.experiment.gradient_steps_at(step), 1))
         for name, probe in self.learner.probes.items():
             row, scalars, outputs = examine(probe, state.tree, self.setup.start.tree, batches)
             self._recorder.probe(step, name, row, outputs)
@@ -141,6 +163,8 @@ class Run:
             "sizes": self._recorder.sizes(),
             "evaluations": self._evaluations,
         }
+        if self.interaction is not None:
+            record["online"] = self.interaction.save(self.folder)
         checkpoints.save(self.folder.checkpoints, step, tensors, record, self.experiment.checkpoint.keep)
         self._meter.write(step)
 
@@ -185,8 +209,9 @@ class Run:
         span = saved.record.get("span")
         if span is not None and span != self.learner.span:
             raise ConfigError(
-                f"this run's schedules were made for {span:,} steps, not for {self.experiment.steps:,}; to go on from "
-                f"{self.folder.path}, set steps={span}; else give the experiment another name"
+                f"this run's schedules were made for {span:,} gradient steps, not for "
+                f"{self.experiment.gradient_steps:,}; to go on from {self.folder.path}, set "
+                f"{'steps back' if self.experiment.online else f'steps={span}'}; else give the experiment another name"
             )
 
 

@@ -15,7 +15,8 @@ from metarl import data
 from metarl.bilevel import Metrics, TrainState
 from metarl.config import Experiment
 from metarl.data.fits import check_fits
-from metarl.data.transitions import Statistics, Transitions
+from metarl.data.replay import Replay
+from metarl.data.transitions import Card, Layout, Statistics, Transitions
 from metarl.envs import env_spec, make_env, spec_of
 from metarl.errors import ConfigError, DataError
 from metarl.learner import Learner, Spec
@@ -36,46 +37,113 @@ class Setup:
     statistics: Statistics | None
     start: TrainState
     watched: dict[str, Transitions]
+    online: OnlineSetup | None
+
+
+@dataclass(frozen=True)
+class OnlineSetup:
+    """What the online phase needs: the training environment's specification, and an empty replay."""
+
+    env: str
+    replay: Replay
 
 
 def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
     """Loads the data and builds the learner; writes nothing."""
     device = resolve_device(experiment.device)
     dtype = dtype_of(experiment)
-    train_data = _load(experiment, "train", seed, beside)
-    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train_data.card.env_spec
-    if env is None:
-        raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
-    spec = replace(_spec(env, train_data), steps=experiment.steps)
+    given = experiment.data.get("train")
+    loaded = {} if given is None else {"train": _load(experiment, "train", seed, beside)}
+    train_env, env = _environments(experiment, loaded)
+    spec = replace(_spec(env, loaded), steps=experiment.gradient_steps)
     learner = build_learner(experiment, spec, seed)
-    loaded = {"train": train_data}
     for name, role in learner.roles.items():
-        loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)
+        if role.source != "train" or given is not None or experiment.online is None:
+            loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)
     if experiment.watch and learner.policy is None:
         raise ConfigError(f"{experiment.where}: watch looks at a policy's terms, and this algorithm exposes none")
     for name in experiment.watch:
         loaded |= _load_role(experiment, "watch", name, seed, beside, loaded)
-    if len(loaded) > 1:
+    if set(loaded) - {"train"}:
         with make_env(env) as made:
             for name, found in loaded.items():
                 check_fits(found, made, f"data.{name}")
+    if learner.normalize and "train" not in loaded:
+        raise ConfigError(
+            f"{experiment.where}: observations are normalised by the statistics of data.train, and there is none; set "
+            "algorithm.normalize=false"
+        )
     statistics = {name: Statistics.of(d) for name, d in loaded.items()} if learner.normalize else {}
-    scale, shift = _rewards(experiment, learner, train_data)
+    scale, shift = _rewards(experiment, learner, loaded)
+
+    def read(found: Transitions, name: str) -> Transitions:
+        found = found.with_rewards(scale, shift)
+        return found.normalized(statistics[name]) if learner.normalize else found
+
     by_role = {}
     for name, role in learner.roles.items():
-        rows = loaded[role.source].with_rewards(scale, shift)
-        if learner.normalize:
-            if role.statistics not in statistics:
-                raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
-            rows = rows.normalized(statistics[role.statistics])
-        by_role[name] = rows.to(dtype=dtype, device=device)
-    watched = {name: loaded[name].with_rewards(scale, shift) for name in experiment.watch}
-    if learner.normalize:
-        watched = {name: rows.normalized(statistics["train"]) for name, rows in watched.items()}
-    watched = {name: rows.to(dtype=dtype, device=device) for name, rows in watched.items()}
-    streams = Streams(by_role, learner.roles, learner.noise, seed)
+        if learner.normalize and role.statistics not in statistics:
+            raise ConfigError(f"role {name!r} is normalised by data.{role.statistics}, which is missing")
+        rows = loaded[role.source] if role.source in loaded else _imagined(spec, seed)
+        by_role[name] = read(rows, role.statistics).to(dtype=dtype, device=device)
+    watched = {name: read(loaded[name], "train").to(dtype=dtype, device=device) for name in experiment.watch}
+    online = None
+    if experiment.online is not None and train_env is not None:
+        layout = Layout(spec.obs_dim, spec.action_dim)
+        card = Card(source="replay", dataset_id="replay")
+        plain = not learner.normalize and (scale, shift) == (1.0, 0.0)
+        online = OnlineSetup(
+            train_env,
+            Replay(
+                layout,
+                experiment.online.replay,
+                dtype,
+                device,
+                None if plain else lambda rows: read(Transitions(rows, layout, torch.tensor([0]), card), "train").rows,
+            ),
+        )
+    streams = Streams(
+        by_role,
+        learner.roles,
+        learner.noise,
+        seed,
+        online.replay if online else None,
+        experiment.online.from_data if experiment.online else 0.0,
+    )
     start = learner.init(dtype, device)
-    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched)
+    return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched, online)
+
+
+def _environments(experiment: Experiment, loaded: Mapping[str, Transitions]) -> tuple[str | None, str]:
+    """Specifications of the environments to train and to evaluate in; the first is None where none is trained in."""
+    recorded = loaded["train"].card.env_spec if "train" in loaded else None
+    online = experiment.online
+    train_env = None if online is None else env_spec(online.env, "online.env") if online.env else recorded
+    chosen = experiment.evaluation.env
+    env = env_spec(chosen, "evaluation.env") if chosen else recorded if online is None else train_env
+    if env is None or (online is not None and train_env is None):
+        key = "evaluation.env" if online is None else "online.env"
+        raise ConfigError(f"{experiment.where}: the training data names no environment; set {key} to a Gymnasium id")
+    if train_env is not None and train_env != env:
+        with make_env(train_env) as ours, make_env(env) as theirs:
+            if spec_of(ours) != spec_of(theirs):
+                raise ConfigError(
+                    f"{experiment.where}: online.env and evaluation.env have unlike observations or actions "
+                    f"({spec_of(ours)}; {spec_of(theirs)}); name two that agree in both"
+                )
+    return train_env, env
+
+
+def _imagined(spec: Spec, seed: int) -> Transitions:
+    """Rows of the right shape for the checks before the first step of a run that has no data."""
+    source = generator(seed, "imagined")
+    layout = Layout(spec.obs_dim, spec.action_dim)
+    rows = torch.randn(256, layout.width, generator=source)
+    columns = layout.split(rows)
+    columns["action"].copy_(columns["action"].tanh() * rows.new_tensor(spec.max_action))
+    columns["terminated"].copy_(columns["terminated"] > 1)
+    columns["truncated"].zero_()
+    return Transitions(rows, layout, torch.arange(257), Card(source="imagined", dataset_id="imagined"))
 
 
 def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
@@ -151,6 +219,8 @@ def _load_role(
             f"'{source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
         )
     found = _load(experiment, source, seed, beside)
+    if "train" not in loaded:
+        return {source: found}
     ours, theirs = loaded["train"].layout, found.layout
     if ours != theirs:
         raise DataError(
@@ -167,13 +237,18 @@ def _load_role(
     return {source: found}
 
 
-def _rewards(experiment: Experiment, learner: Learner, train_data: Transitions) -> tuple[float, float]:
+def _rewards(experiment: Experiment, learner: Learner, loaded: Mapping[str, Transitions]) -> tuple[float, float]:
     """Factor and shift of every reward."""
     wanted = learner.rewards
     if not wanted.return_range:
         return wanted.scale, wanted.shift
+    if "train" not in loaded:
+        raise ConfigError(
+            f"{experiment.where}: algorithm.rewards.return_range scales by the returns of data.train, and there is "
+            "none; set it to false"
+        )
     try:
-        low, high = train_data.card.return_range()
+        low, high = loaded["train"].card.return_range()
     except DataError as error:
         raise DataError(f"{experiment.where}: data.train, by whose returns rewards are scaled: {error}") from error
     return wanted.scale * 1000 / (high - low), wanted.shift
@@ -184,9 +259,12 @@ def saved_spec(record: Mapping[str, Any]) -> Spec:
     return Spec(**{**record, **tuples})
 
 
-def _spec(env: str, transitions: Transitions) -> Spec:
+def _spec(env: str, loaded: Mapping[str, Transitions]) -> Spec:
     with make_env(env) as made:
         spec = spec_of(made)
+        if "train" not in loaded:
+            return spec
+        transitions = loaded["train"]
         check_fits(transitions, made, "data.train")
     keys = tuple(transitions.card.figures.get("flattened", ()))
     if keys and spec.obs_keys and keys != spec.obs_keys:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metarl.bilevel import Batch, Batches
+from metarl.data.replay import Replay
 from metarl.data.transitions import Layout, Transitions
 from metarl.learner import NoiseSpec, Role
 
@@ -38,6 +39,11 @@ class Streams:
         data: transitions by role, on the device and of the dtype that the steps use.
         roles, noise: what the learner asks for.
         seed: of the run.
+        replay: of an online run; once it is `live`, roles of the source `train` draw from it.
+        from_data: the share of these roles' rows that still comes from their data.
+
+    Attributes:
+        live: whether the replay is drawn from.
     """
 
     def __init__(
@@ -46,10 +52,17 @@ class Streams:
         roles: Mapping[str, Role],
         noise: Mapping[str, NoiseSpec],
         seed: int,
+        replay: Replay | None = None,
+        from_data: float = 0.0,
     ) -> None:
-        self.seed = seed
+        self.seed, self.live = seed, False
         rows = next(iter(data.values())).rows
         self._roles = {name: _Rows(data[name], role, seed, name) for name, role in roles.items()}
+        self._live_roles: dict[str, _Rows | _Live] = dict(self._roles)
+        if replay is not None:
+            for name, role in roles.items():
+                if role.source == "train":
+                    self._live_roles[name] = _Live(replay, self._roles[name], from_data)
         self._readers = {name: role.reader for name, role in roles.items()}
         self._readers_of_noise = {name: self._readers.get(spec.role or "") for name, spec in noise.items()}
         self._noise = {
@@ -63,7 +76,8 @@ class Streams:
         def read(readers: Mapping[str, str | None], name: str) -> bool:
             return due is None or readers[name] is None or readers[name] in due
 
-        batches: Batches = {name: rows.batch(step) for name, rows in self._roles.items() if read(self._readers, name)}
+        roles = self._live_roles if self.live else self._roles
+        batches: Batches = {name: rows.batch(step) for name, rows in roles.items() if read(self._readers, name)}
         batches["noise"] = {
             name: noise.draw(step) for name, noise in self._noise.items() if read(self._readers_of_noise, name)
         }
@@ -87,8 +101,34 @@ class _Rows:
                 len(self.rows), (BLOCK, self.size), generator=generator(self.seed, "batch", self.name, block)
             )
             self._block, self._indices = block, drawn.to(self.rows.device)
-        drawn = self.rows.index_select(0, self._indices[offset])
-        return self.layout.split(drawn.view(*self.shape, -1) if len(self.shape) > 1 else drawn)
+        return self.split(self.rows.index_select(0, self._indices[offset]))
+
+    def split(self, rows: Tensor) -> Batch:
+        """Drawn rows as the role's batch."""
+        return self.layout.split(rows.view(*self.shape, -1) if len(self.shape) > 1 else rows)
+
+
+class _Live:
+    """Uniform draws with replacement from what a replay holds at the time; the first rows come from fixed data."""
+
+    def __init__(self, replay: Replay, fixed: _Rows, from_data: float) -> None:
+        self.replay, self.fixed = replay, fixed
+        self.of_data = round(from_data * fixed.size)
+        self._block, self._drawn = -1, torch.empty(0)
+
+    def batch(self, step: int) -> Batch:
+        block, offset = divmod(step - 1, BLOCK)
+        if block != self._block:
+            source = generator(self.fixed.seed, "replay", self.fixed.name, block)
+            # In float64: in float32 some rows of a large replay could never be drawn.
+            drawn = torch.rand((BLOCK, self.fixed.size), generator=source, dtype=torch.float64)
+            self._block, self._drawn = block, drawn.to(self.replay.rows.device)
+        drawn, n = self._drawn[offset], self.of_data
+        rows = self.replay.rows.index_select(0, (drawn[n:] * len(self.replay)).long())
+        if n:
+            data = self.fixed.rows
+            rows = torch.cat((data.index_select(0, (drawn[:n] * len(data)).long()), rows))
+        return self.fixed.split(rows)
 
 
 class Noise:

@@ -1,0 +1,213 @@
+"""The online half of a run: environments that the learner acts in, and the replay that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.bilevel import Tree
+from metarl.bilevel.recording import leaves, record
+from metarl.config import Online
+from metarl.data.replay import Replay
+from metarl.data.transitions import Statistics
+from metarl.errors import CheckpointError, ConfigError
+from metarl.learner import Learner, NoiseSpec
+from metarl.training.folder import RunFolder
+from metarl.training.streams import Noise, derive_seed
+
+
+class Actor:
+    """A learner acting with its exploration, on the parameters that training overwrites.
+
+    A policy without a carry is recorded: one observation costs little more than its products.
+    """
+
+    def __init__(self, learner: Learner, tree: Tree, statistics: Statistics | None, eager: bool) -> None:
+        self.learner, self.tree, self.statistics, self.eager = learner, tree, statistics, eager
+        self._like = next(iter(next(iter(tree.values())).values()))
+        self._program: Callable[[Tensor, Tensor], Any] | None = None
+
+    @torch.no_grad()
+    def __call__(self, obs: NDArray[Any], noise: Tensor, carry: Any) -> tuple[NDArray[Any], Any]:
+        """Actions [N, A] on raw observations [N, O] with standard normal noise [N, A], and the carry."""
+        x = torch.from_numpy(obs.astype(np.float32))
+        if self.statistics is not None:
+            x = self.statistics(x)
+        x = x.to(self._like.device, self._like.dtype)
+        if self._program is None:
+            action, carry = self.learner.act(self.tree, x, carry, noise, False)
+            if carry is None and not self.eager:
+                self._record(x, noise)
+        if (
+            self._program is not None
+        ):  # from the first action on: a run that goes on must compute as one that did not stop
+            (action,) = self._program(x, noise)
+        return action.float().cpu().numpy(), carry
+
+    def _record(self, x: Tensor, noise: Tensor) -> None:
+        def act(tree: Tree, x: Tensor, noise: Tensor) -> list[Tensor]:
+            return [self.learner.act(tree, x, None, noise, False)[0]]
+
+        recording = record(act, self.tree, x, noise)
+        inputs = leaves(self.tree, x, noise)
+        kept = recording.prune()
+        parameters = [inputs[i] for i in kept if i < len(inputs) - 2]
+        read = [i - len(inputs) + 2 for i in kept if i >= len(inputs) - 2]  # a policy may explore without noise
+        forward = recording.module.forward
+        self._program = lambda *given: forward(*parameters, *[given[i] for i in read])
+
+
+class Interaction:
+    """The environments of an online run, stepped in turn on one batched forward.
+
+    An episode's reset seed is a function of the run's seed, the environment and the episode's number; noise and random
+    actions are functions of the interaction's number. So a checkpoint holds two numbers for each environment: an
+    episode that it cuts is lived through again from its reset seed by the actions that the replay's log holds.
+
+    Args:
+        make_env: makes a training environment; evaluation has its own.
+        online: the settings.
+        replay: where transitions go.
+        max_action: bounds of actions, per dimension.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], gym.Env],
+        online: Online,
+        replay: Replay,
+        max_action: tuple[float, ...],
+        seed: int,
+    ) -> None:
+        self.envs = [make_env() for _ in range(online.envs)]
+        self.replay, self.seed = replay, seed
+        self.high = np.array(max_action, np.float32)
+        n, size = online.envs, len(max_action)
+        like = replay.rows
+        shape = (n, size)
+        self._noise = Noise(NoiseSpec((size,)), shape, seed, "exploration", like.dtype, like.device)
+        self._uniform = Noise(
+            NoiseSpec((size,), distribution="uniform"),
+            shape,
+            seed,
+            "random actions",
+            torch.float32,
+            torch.device("cpu"),
+        )
+        self._random = online.random_steps or 0
+        self.taken = 0  # interactions: one step of every environment
+        self._episode, self._begun = [0] * n, [0] * n
+        self._obs: NDArray[Any] = np.stack([self._reset(i) for i in range(n)])
+        self._returns, self._lengths, self._succeeded = [0.0] * n, [0] * n, [False] * n
+        self._carry: Any = None
+        self.finished: list[dict[str, float]] = []
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken."""
+        return self.taken * len(self.envs)
+
+    @property
+    def between_episodes(self) -> bool:
+        """Whether the first environment has just been reset."""
+        return self._begun[0] == self.taken
+
+    def step(self, actor: Actor) -> None:
+        """One step of every environment, into the replay."""
+        self.taken += 1
+        if self.steps <= self._random:
+            actions = self._uniform.draw(self.taken).numpy() * self.high
+        else:
+            actions, self._carry = actor(self._obs, self._noise.draw(self.taken), self._carry)
+            if self._carry is not None and len(self.envs) > 1:
+                raise ConfigError("a policy that carries a state from step to step explores in one environment: envs=1")
+        for i, action in enumerate(actions.clip(-self.high, self.high)):
+            row, columns = self.replay.row()
+            columns["obs"][:] = self._obs[i]
+            columns["action"][:] = action
+            ended = self._live(i, action, columns)
+            self.replay.add(row)
+            if ended:
+                self._end(i)
+
+    def _live(self, i: int, action: NDArray[Any], columns: Mapping[str, NDArray[Any]]) -> bool:
+        """One step of one environment; what it gives is written to `columns`. Whether the episode ended."""
+        obs, reward, terminated, truncated, info = self.envs[i].step(action)
+        # Before any reset: this is the state that the action led to.
+        columns["next_obs"][:] = self._obs[i] = obs
+        columns["reward"][:] = reward
+        columns["terminated"][:], columns["truncated"][:] = terminated, truncated
+        self._returns[i] += float(reward)
+        self._lengths[i] += 1
+        self._succeeded[i] |= bool(info.get("success", False))
+        return bool(terminated or truncated)
+
+    def _end(self, i: int) -> None:
+        success = {"success": float(self._succeeded[i])} if self._goals else {}
+        self.finished.append({"return": self._returns[i], "length": self._lengths[i], **success})
+        self._episode[i] += 1
+        self._begun[i] = self.taken
+        self._returns[i], self._lengths[i], self._succeeded[i] = 0.0, 0, False
+        self._obs[i] = self._reset(i)
+        self._carry = None
+
+    def _reset(self, i: int) -> NDArray[Any]:
+        seed = derive_seed(self.seed, "episode", i, self._episode[i]) % 2**32
+        obs, info = self.envs[i].reset(seed=seed)
+        self._goals = "success" in info
+        return np.asarray(obs)
+
+    def figures(self) -> dict[str, float]:
+        """Means over the episodes that ended since the last call, and how many they were."""
+        found, self.finished = self.finished, []
+        if not found:
+            return {}
+        means = {name: sum(e[name] for e in found) / len(found) for name in found[0]}
+        return {f"online/{name}": value for name, value in {**means, "episodes": float(len(found))}.items()}
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for env in self.envs:
+            env.close()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------
+
+    def save(self, folder: RunFolder) -> dict[str, Any]:
+        """Adds to the replay's log; returns the rest as JSON."""
+        return {
+            "replay": self.replay.save(folder.replay),
+            "taken": self.taken,
+            "episode": self._episode,
+            "begun": self._begun,
+            "finished": self.finished,
+        }
+
+    def restore(self, folder: RunFolder, saved: dict[str, Any]) -> None:
+        """Takes up where `save` was called; unfinished episodes are lived through again.
+
+        Raises:
+            CheckpointError: the log is not whole, or an environment does not repeat its episode.
+        """
+        self.replay.restore(folder.replay, saved["replay"])
+        self.taken, self.finished = saved["taken"], saved["finished"]
+        self._episode, self._begun = list(saved["episode"]), list(saved["begun"])
+        n, first = len(self.envs), min(self._begun)
+        lived = self.replay.read(folder.replay, first * n, (self.taken - first) * n)
+        _, columns = self.replay.row()
+        where = self.replay.layout.slices()
+        for i in range(n):
+            self._obs[i] = self._reset(i)
+            for row in lived[(self._begun[i] - first) * n + i :: n]:
+                self._live(i, row[where["action"]].astype(np.float32), columns)
+                if not np.array_equal(columns["next_obs"], row[where["next_obs"]]):
+                    raise CheckpointError(
+                        f"{folder.path}: the environment does not repeat its episode from the same seed and actions, "
+                        "so the run cannot go on from the middle of it; use one that depends on its reset seed alone"
+                    )

@@ -1,15 +1,13 @@
-"""The command line: `metarl train|eval|check|config|list|data`, and what other rooms add through `metarl.commands`."""
+"""The command line: `metarl train`, `eval`, `export`, ..., and what other rooms add through `metarl.commands`."""
 
 from __future__ import annotations
 
 import json
 import sys
-from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +15,7 @@ from rich.table import Table
 
 from metarl import registry
 from metarl.errors import ConfigError, UserError
+from metarl.training import commands
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -76,50 +75,8 @@ def train(
                 console.print(f"run folder: {folder}", highlight=False, soft_wrap=True)
 
 
-@app.command("eval")
-def evaluate(
-    runs: Annotated[list[Path], typer.Argument(help="Runs' folders, runs/<name>-<hash>/<seed>.", show_default=False)],
-    episodes: Annotated[int, typer.Option(help="Episodes to run.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of the start states; start-goal pairs are always the same.")] = 0,
-    beside: Annotated[Path | None, typer.Option(help="Where components named module:Class lie.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print every return as JSON.")] = False,
-) -> None:
-    """Evaluate the newest policies of runs in a new environment."""
-    from gymnasium.envs.registration import EnvSpec
-
-    from metarl.data.scores import normalized
-    from metarl.envs import make_env
-    from metarl.process import settle
-    from metarl.training.evaluation import Evaluator
-    from metarl.training.offline import load_policy
-
-    if episodes < 1:
-        raise ConfigError(f"--episodes must be at least 1, not {episodes}")
-    settle()
-    for run in runs:
-        policy, env, step = load_policy(run, lambda text: print(text, file=sys.stderr), beside)
-        evaluator = Evaluator(partial(make_env, env, policy.obs_keys or None), episodes, seed)
-        result = evaluator(policy, step)
-        evaluator.close()
-        if as_json:
-            print(json.dumps({"run": str(run), "step": step, **result.to_dict()}))
-            continue
-        if len(runs) > 1:
-            console.print(f"{run}:", highlight=False, soft_wrap=True)
-        if result.success is not None:
-            steps = f", {np.mean(result.reached):,.0f} steps to goal" if result.reached else ""
-            console.print(
-                f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
-            )
-        spread = float(np.std(result.returns))
-        score = normalized(EnvSpec.from_json(env).id, result.mean)
-        console.print(
-            f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
-            f"episodes), length {np.mean(result.lengths):,.0f}",
-            highlight=False,
-        )
-        if score.normalized is not None:
-            console.print(f"return {score}", highlight=False)
+app.command("eval")(commands.evaluate)
+app.command("export")(commands.export)
 
 
 @app.command("config")

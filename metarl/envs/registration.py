@@ -10,14 +10,13 @@ from typing import Any
 
 import gymnasium as gym
 
+from metarl.envs.sparse import ROBOTS, WITHOUT_CONTACTS, Variant
+
 MUJOCO_STEPS = 1000  # GILD's and LOGO's time limit, and that of the v5 environments
 NAVIGATION_STEPS = 150
 
 _SPARSE = "metarl.envs.sparse:sparse"
 _NAVIGATION = "metarl.envs.navigation:Navigation"
-# The thresholds and the Ant's arguments again: `metarl.envs.sparse` is imported when one is made, tests compare.
-_GILD = {"Hopper": 1, "HalfCheetah": 2, "Walker2d": 1, "Ant": 1}
-_LOGO = {"Hopper": 2, "HalfCheetah": 20, "Walker2d": 2}
 
 
 @dataclass(frozen=True)
@@ -35,25 +34,27 @@ class Entry:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
+def _sparse(robot: str, variant: Variant, summary: str) -> Entry:
+    d = ROBOTS[robot].thresholds[variant]
+    return Entry(summary.format(robot=robot, d=d), _SPARSE, MUJOCO_STEPS, {"robot": robot, "variant": variant})
+
+
 ENVIRONMENTS = (
     {
-        f"metarl/Sparse{robot}-v0": Entry(
-            f"{robot}-v5's reward beyond {d} m, else 0 (GILD)", _SPARSE, MUJOCO_STEPS, {"robot": robot}
-        )
-        for robot, d in _GILD.items()
+        f"metarl/Sparse{robot}-v0": _sparse(robot, "gild", "{robot}-v5's reward beyond {d:g} m, else 0 (GILD)")
+        for robot in ROBOTS
     }
     | {
-        f"metarl/LOGO{robot}-v0": Entry(
-            f"1 a step beyond {d} m, else 0 (LOGO)", _SPARSE, MUJOCO_STEPS, {"robot": robot, "variant": "logo"}
-        )
-        for robot, d in _LOGO.items()
+        f"metarl/LOGO{robot}-v0": _sparse(robot, "logo", "{robot}-v5 with 1 a step beyond {d:g} m, else 0 (LOGO)")
+        for robot in ROBOTS
+        if "logo" in ROBOTS[robot].thresholds
     }
     | {
         "metarl/DenseAnt-v0": Entry(
             "Ant-v5 without contact forces: the dense reward for policies of SparseAnt",
             "gymnasium.envs.mujoco.ant_v5:AntEnv",
             MUJOCO_STEPS,
-            {"include_cfrc_ext_in_observation": False, "contact_cost_weight": 0.0},
+            WITHOUT_CONTACTS,
         ),
         "metarl/SparseNavigation-v0": Entry(
             "a point among walls: 1 a step at the goal, else 0", _NAVIGATION, NAVIGATION_STEPS

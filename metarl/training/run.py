@@ -59,13 +59,13 @@ class Run:
         self.pending: Metrics = {}
         self._evaluations: list[dict[str, Any]] = []
         self._sizes: Mapping[str, int] = {}
-        self._interaction: dict[str, Any] | None = None
+        self._lived: dict[str, Any] | None = None
         if saved is not None:
             self._check_origin(saved)
             self.state, _, self.pending = restore(self.setup.start, saved, self.folder)
             self.step, self._evaluations = saved.step, saved.record["evaluations"]
             self._sizes = saved.record["sizes"]
-            self._interaction = saved.record.get("online")
+            self._lived = saved.record.get("online")
 
     @property
     def complete(self) -> bool:
@@ -83,24 +83,27 @@ class Run:
         Args:
             together: seeds that share the process.
         """
+        self.interaction = self._met() if self.setup.online is not None else None
         self._recorder = Recorder(self.folder, self.step, self._sizes)
         self._evaluator = Evaluator(lambda: make_env(self.setup.env), self.experiment.evaluation.episodes, self.seed)
         self._meter = Meter(self.folder, self.step, together)
-        self.interaction: Interaction | None = None
-        online = self.setup.online
-        if online is not None:
-            assert self.experiment.online is not None
-            self.interaction = Interaction(
-                lambda: make_env(online.env),
-                self.experiment.online,
-                online.replay,
-                self.setup.spec.max_action,
-                self.seed,
-            )
-            if self._interaction is not None:
-                self.interaction.restore(self.folder, self._interaction)
-            else:
-                self.folder.replay.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+
+    def _met(self) -> Interaction:
+        """The training environments, where the checkpoint left them."""
+        online, settings = self.setup.online, self.experiment.online
+        assert online is not None and settings is not None
+        interaction = Interaction(
+            lambda: make_env(online.env), settings, online.replay, self.setup.spec.max_action, self.seed
+        )
+        if self._lived is None:
+            self.folder.replay.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
+            return interaction
+        try:
+            interaction.restore(self.folder, self._lived)
+        except CheckpointError:
+            interaction.close()
+            raise
+        return interaction
 
     def close(self) -> None:
         """Closes files and environments."""

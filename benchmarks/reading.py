@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from benchmarks.results import Cell, Evaluation, Excluded, ResultError, Results, Run, Series, logged_evaluations
 from benchmarks.running.folder import BenchFolder
+from metarl.config import total_steps
 from metarl.data import recipes
 from metarl.errors import UserError
 from metarl.training.cost import Cost
@@ -71,7 +72,7 @@ def read_run(path: Path, steps: int | None = None, failure: str | None = None) -
     else:
         evaluations = logged_evaluations(scalars)
         taken = max((series.steps[-1] for series in scalars.values()), default=0)
-    planned = int(config["steps"]) if steps is None else steps
+    planned = total_steps(config) if steps is None else steps
     finished = result is not None and taken >= planned
     return Run(
         folder=path,
@@ -143,7 +144,7 @@ def _of_folder(path: Path) -> Results:
         row, column = labels[name]
         unique = list(labels.values()).count(labels[name]) == 1
         seeds = tuple(run.seed for run in runs)
-        steps = max(int(run.config["steps"]) for run in runs)
+        steps = max(total_steps(run.config) for run in runs)
         row = row if unique else name
         cells.append(Cell(row, column, name, seeds, steps, tuple(runs), {"method": row, "dataset": column}))
     results = _results(path.resolve().name, ("method", "dataset"), cells, notes, [(c.row, c.column) for c in cells])
@@ -190,14 +191,17 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def _dataset(config: Mapping[str, Any]) -> str:
-    source = config["data"]["train"]
+    source = config["data"].get("train")
+    if source is None:
+        return str(config["online"]["env"])
     return str(source.get("recipe") or source.get("minari") or "data")
 
 
 def _env(config: Mapping[str, Any], data: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The Gymnasium id that a run is evaluated in; before it has finished once, as far as its configuration tells."""
-    source = config["data"]["train"]
-    named = config.get("evaluation", {}).get("env") or data.get("train", {}).get("env_id") or source.get("env")
+    source = config["data"].get("train", {})
+    met = (config.get("online") or {}).get("env")
+    named = config.get("evaluation", {}).get("env") or met or data.get("train", {}).get("env_id") or source.get("env")
     if named or not source.get("recipe"):
         return named
     try:

@@ -148,6 +148,12 @@ def fixed(resolved: Mapping[str, Any]) -> dict[str, Any]:
     return kept | ({"offline_steps": resolved["steps"]["offline"]} if "online" in resolved else {})
 
 
+def total_steps(resolved: Mapping[str, Any]) -> int:
+    """Steps of a resolved configuration, both phases together."""
+    steps = resolved["steps"]
+    return sum(steps.values()) if isinstance(steps, Mapping) else int(steps)
+
+
 # -- reading ---------------------------------------------------------------------------------------------------
 
 

@@ -16,9 +16,9 @@ from metarl import config, data
 from metarl.config import Experiment
 from metarl.data.sources import DataSource
 from metarl.data.transitions import Card
-from metarl.envs import env_spec, make_env, spec_of
+from metarl.envs import make_env, spec_of
 from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError, one_line
-from metarl.training.setup import build_learner
+from metarl.training.setup import build_learner, environments
 
 MANY = 20  # cells, from which on checking them takes long enough to be announced
 
@@ -93,23 +93,23 @@ class _Cards:
 
 def _fitted(experiment: Experiment, cards: _Cards, suite: Suite) -> Experiment:
     try:
-        train = cards(experiment, "train")
+        recorded = cards(experiment, "train").env_spec if "train" in experiment.data else None
     except DatasetUnavailable:  # without it there is no learner to say which of the others it reads
         cards.note_missing(experiment, experiment.data)
         raise
-    env = env_spec(experiment.evaluation.env) if experiment.evaluation.env else train.env_spec
-    if env is None:
-        raise ConfigError("the training data names no environment; set evaluation.env to a Gymnasium id")
+    env = environments(experiment, recorded)[1]
     made = make_env(env)
     learner = build_learner(experiment, spec_of(made), seed=0)
     made.close()
-    used = {"train"} | {role.source for role in learner.roles.values()} | set(experiment.watch)
-    if absent := sorted(used - set(experiment.data)):
+    fixed = {"train"} if "train" in experiment.data else set()
+    lived = {"train"} if experiment.online else set()  # a role that the replay feeds needs no data
+    used = fixed | {role.source for role in learner.roles.values()} | set(experiment.watch)
+    if absent := sorted(used - set(experiment.data) - lived):
         raise ConfigError(
             f"this algorithm and objective need data.{absent[0]}; add, for example, "
             f"'{absent[0]}: {{recipe: pendulum/expert, tuples: 200}}' under data"
         )
-    cards.note_missing(experiment, sorted(used))
+    cards.note_missing(experiment, sorted(used & set(experiment.data)))
     kept = {role: source for role, source in experiment.resolved["data"].items() if role in used}
     return config.build({**experiment.resolved, "data": kept}, str(suite.path), suite.path.parent)
 

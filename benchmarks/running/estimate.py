@@ -98,7 +98,7 @@ def peak(suite: Suite, folder: BenchFolder) -> tuple[int, bool]:
     if known := [cost.peak_memory for _, cost in _costs(suite, folder)]:
         return max(known), True
     compiles = any(
-        e.compile == "on" or (e.compile == "auto" and e.steps >= COMPILED_FROM)
+        e.compile == "on" or (e.compile == "auto" and e.gradient_steps >= COMPILED_FROM)
         for e in (cell.experiment for cell in suite.cells)
     )
     return own_peak() + (COMPILING if compiles else 0), False
@@ -112,7 +112,7 @@ def time_steps(experiment: Experiment, beside: Path) -> Cost:
     """
     settle()
     setup = prepare(experiment, experiment.seeds[0], beside)
-    mode: Mode = "eager" if experiment.compile == "off" or experiment.steps < RECORDED_FROM else "recorded"
+    mode: Mode = "eager" if experiment.compile == "off" or experiment.gradient_steps < RECORDED_FROM else "recorded"
     stack = experiment.stack if experiment.stack > 1 else None
     start = stacked([setup.start] * stack) if stack else setup.start
     stepping = Stepping(setup.learner, start, mode, stack=stack, insist=False)
@@ -121,12 +121,15 @@ def time_steps(experiment: Experiment, beside: Path) -> Cost:
         batches = setup.streams.batches(step)
         stepping(stacked([batches] * stack) if stack else batches, due)
 
-    looked = min(experiment.steps, LOOKED)
+    looked = min(experiment.gradient_steps, LOOKED)
     by_due: dict[frozenset[str], list[int]] = {}
     for step in range(1, looked + 1):
         by_due.setdefault(setup.learner.due(step), []).append(step)
     mean = sum(len(steps) / looked * _timed(partial(take, due), steps) for due, steps in by_due.items())
-    return Cost(mean, _evaluation(experiment, setup), measured=False)
+    episode_step, limit = _episode_step(experiment, setup)
+    lived = (experiment.steps - experiment.offline_steps) / experiment.steps
+    seconds = mean * experiment.gradient_steps / experiment.steps + episode_step * lived
+    return Cost(seconds, episode_step * limit * experiment.evaluation.episodes * experiment.stack, measured=False)
 
 
 def _timed(take: Callable[[int], None], steps: Sequence[int]) -> float:
@@ -140,8 +143,8 @@ def _timed(take: Callable[[int], None], steps: Sequence[int]) -> float:
     return (time.perf_counter() - start) / done
 
 
-def _evaluation(experiment: Experiment, setup: Setup) -> float:
-    episodes = experiment.evaluation.episodes
+def _episode_step(experiment: Experiment, setup: Setup) -> tuple[float, int]:
+    """Seconds of one step of an episode, the policy's forward included, and the most steps of one."""
     limits: list[int] = []
 
     def make() -> Any:
@@ -149,13 +152,13 @@ def _evaluation(experiment: Experiment, setup: Setup) -> float:
         limits.append(getattr(env.spec, "max_episode_steps", None) or 1000)
         return env
 
-    evaluator = Evaluator(make, min(episodes, 2), experiment.seeds[0])
+    evaluator = Evaluator(make, min(experiment.evaluation.episodes, 2), experiment.seeds[0])
     policy = Policy(setup.learner, setup.start.tree, setup.statistics)
     start = time.perf_counter()
     found = evaluator(policy, 0)
     seconds = (time.perf_counter() - start) / sum(found.lengths)
     evaluator.close()
-    return seconds * limits[0] * episodes * experiment.stack
+    return seconds, limits[0]
 
 
 def _measured(suite: Suite, folder: BenchFolder) -> dict[str, list[Spent]]:
@@ -187,7 +190,7 @@ def _kind(experiment: Experiment) -> str:
     plain = experiment.resolved
     recipe = {role: {**source, "size": None} for role, source in plain["data"].items() if role == "train"}
     kept = {key: plain[key] for key in ("algorithm", "objective", "precision", "compile", "stack", "device")}
-    return json.dumps([kept, recipe, plain["evaluation"], experiment.steps >= COMPILED_FROM], sort_keys=True)
+    return json.dumps([kept, recipe, plain.get("online"), plain["evaluation"], experiment.gradient_steps >= COMPILED_FROM], sort_keys=True)
 
 
 def _how(needed: Mapping[str, Cell], costs: Mapping[str, Cost], processes: int) -> str:

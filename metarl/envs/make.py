@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -33,12 +34,17 @@ class Flat(gym.ObservationWrapper):
 def env_spec(env_id: str, key: str = "evaluation.env") -> str:
     """The specification of a registered environment as JSON; `key` names the setting in messages.
 
+    An id may name the module that registers it, as Gymnasium's do: `package.module:Id-v0`.
+
     Raises:
         ConfigError: the id is not registered.
     """
+    module, _, name = env_id.rpartition(":")
     try:
-        return gym.spec(env_id).to_json()
-    except GymnasiumError as error:
+        if module:
+            importlib.import_module(module)
+        return gym.spec(name).to_json()
+    except (GymnasiumError, ImportError) as error:
         raise ConfigError(f"{key}: {error}") from error
 
 

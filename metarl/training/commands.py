@@ -54,7 +54,8 @@ def evaluate(
         else:
             from metarl.training.video import film
 
-            filmed = film(policy, step, env, episodes, seed, videos[run])
+            with Console(stderr=True).status(f"filming {videos[run].name}"):  # shown on a terminal alone
+                filmed = film(policy, step, env, episodes, seed, videos[run])
             result = filmed.result
         if as_json:
             told = {"video": str(videos[run])} if videos else {}

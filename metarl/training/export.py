@@ -180,6 +180,7 @@ def _onnx(made: torch.export.ExportedProgram, text: str) -> bytes:
                 made,
                 (torch.zeros(2, *_width(made)),),
                 dynamo=True,
+                dynamic_shapes=({0: "batch"},),  # its name
                 input_names=["obs"],
                 output_names=["action"],
                 verbose=False,

@@ -54,7 +54,7 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     dtype = dtype_of(experiment)
     given = experiment.data.get("train")
     loaded = {} if given is None else {"train": _load(experiment, "train", seed, beside)}
-    train_env, env = _environments(experiment, loaded)
+    train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
     spec = replace(_spec(env, loaded), steps=experiment.gradient_steps)
     learner = build_learner(experiment, spec, seed)
     for name, role in learner.roles.items():
@@ -114,9 +114,16 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched, online)
 
 
-def _environments(experiment: Experiment, loaded: Mapping[str, Transitions]) -> tuple[str | None, str]:
-    """Specifications of the environments to train and to evaluate in; the first is None where none is trained in."""
-    recorded = loaded["train"].card.env_spec if "train" in loaded else None
+def environments(experiment: Experiment, recorded: str | None) -> tuple[str | None, str]:
+    """Specifications of the environments to train and to evaluate in; the first is None where none is trained in.
+
+    Args:
+        experiment: names them, or leaves them to its data.
+        recorded: the specification that the training data carries.
+
+    Raises:
+        ConfigError: neither names one, one cannot be made here, or they differ in observations or actions.
+    """
     online = experiment.online
     train_env = None if online is None else env_spec(online.env, "online.env") if online.env else recorded
     chosen = experiment.evaluation.env

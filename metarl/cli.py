@@ -100,20 +100,24 @@ def list_components(
     kinds = {f"{kind}s": group for group, kind in registry.GROUPS.items()}
     if name == "estimators":
         _list_estimators()
-    elif name is None or name in kinds:
-        _list(list(registry.GROUPS) if name is None else [kinds[name]])
+    elif name is None or name in (*kinds, "environments"):
+        _list([group for kind, group in kinds.items() if name in (None, kind)], name in (None, "environments"))
         console.print("\n`metarl list NAME` shows a component's settings and presets.", highlight=False)
     else:
         _describe(name)
 
 
-def _list(groups: list[str]) -> None:
+def _list(groups: list[str], environments: bool) -> None:
+    from metarl.envs import registered
+
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "name", "what it is"):
         table.add_column(column)
     for group in groups:
         for entry in registry.names(group):
             table.add_row(registry.GROUPS[group], entry, escape(_summary(registry.resolve(group, entry))))
+    for env_id, line in registered() if environments else ():
+        table.add_row("environment", env_id, escape(line))
     console.print(table)
 
 

@@ -1,6 +1,6 @@
 """The tables of settings and presets in docs/, made from the components: `python -m metarl.pages docs` renews them.
 
-A page docs/algorithms/NAME.md or docs/objectives/NAME.md holds the markers `<!-- settings -->` and
+A page docs/algorithms/NAME.md, docs/objectives/NAME.md or docs/online_runs.md holds the markers `<!-- settings -->` and
 `<!-- end of settings -->`; what stands between them is the table.
 """
 
@@ -17,6 +17,7 @@ from torchopt.base import GradientTransformation
 
 from metarl import registry
 from metarl.component import describe, plain_component, schema_of
+from metarl.config import Online
 from metarl.errors import ConfigError, UserError
 
 KINDS = ("algorithms", "objectives")
@@ -24,10 +25,12 @@ START, END = "<!-- settings -->", "<!-- end of settings -->"
 
 
 def pages(docs: Path) -> Iterator[tuple[Path, Any]]:
-    """Every page of a component under `docs`, with that component."""
+    """Every page of a component under `docs`, with that component; and that of the online phase."""
     for kind in KINDS:
         for path in sorted((docs / kind).glob("*.md")):
             yield path, registry.resolve(f"metarl.{kind}", path.stem)
+    if (docs / "online_runs.md").is_file():
+        yield docs / "online_runs.md", Online
 
 
 def renewed(text: str, target: Any, where: str) -> str:

@@ -37,7 +37,8 @@ def main() -> None:
     if options.get("core") is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options["core"]})
     _only_this_folder()
-    parts, facts = importlib.import_module(f"benchmarks.speed.{module}").prepare(options)
+    module = module if "." in module else f"benchmarks.speed.{module}"
+    parts, facts = importlib.import_module(module).prepare(options)
     for run in parts.values():
         if options["warm"]:
             run(options["warm"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 from pathlib import Path
 
 import gymnasium as gym
@@ -27,7 +28,9 @@ def instantiate(spec: EnvSpec) -> gym.Env:
         _announce_nothing(str(spec.entry_point))
         env = gym.make(spec, disable_env_checker=True)
     except (GymnasiumError, ImportError, AttributeError, TypeError) as error:  # the last two: an entry point of old
-        raise ConfigError(f"environment {spec.id!r} cannot be made here ({_line(error)}); {_remedy(spec)}") from error
+        raise ConfigError(
+            f"environment {spec.id!r} cannot be made here ({_line(error)}); {_remedy(spec, str(error))}"
+        ) from error
     _clean_up(env)
     return env
 
@@ -46,7 +49,9 @@ def _clean_up(env: gym.Env) -> None:
         Path(left).unlink(missing_ok=True)
 
 
-def _remedy(spec: EnvSpec) -> str:
+def _remedy(spec: EnvSpec, said: str) -> str:
+    if "MUJOCO_GL" in os.environ and ("OpenGL" in said or "glGetError" in said):
+        return f"MUJOCO_GL={os.environ['MUJOCO_GL']} names an OpenGL library that is not here; unset it"
     for prefix, extra in _EXTRAS.items():
         if str(spec.entry_point).startswith(prefix):
             return f"run: pip install 'metarl[{extra}]'"

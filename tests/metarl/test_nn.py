@@ -135,6 +135,25 @@ def test_twin_critic_values_several_actions_of_a_state_as_one_by_one(several):
     assert torch.equal(critic(obs, last_first)[0], q1)
 
 
+@pytest.mark.parametrize("initialization", ["default", "orthogonal"])
+def test_a_single_critic_is_the_first_of_two_from_one_generator(initialization):
+    one = nn.Critic(3, 2, (8, 8), generator(), initialization).double()
+    two = nn.TwinCritic(3, 2, (8, 8), generator(), initialization).double()
+    assert [*dict(one.named_parameters())] == [k.replace("q1.", "q.") for k, _ in two.named_parameters() if "q1." in k]
+    for shape in ((5, 2), (5, 4, 2)):
+        obs, action = normal(5, 3), normal(*shape, seed=2)
+        q = one(obs, action)
+        assert q.shape == shape[:-1] and torch.equal(q, two(obs, action)[0])
+        assert torch.equal(nn.call(one, dict(one.named_parameters()), obs, action), q)
+
+
+def test_a_single_critic_reads_state_and_action():
+    critic, obs, action = nn.Critic(3, 2, (8,), generator()), normal(5, 3).float(), normal(5, 2, seed=2).float()
+    assert torch.allclose(critic(obs, action), critic.q(torch.cat((obs, action), -1))[:, 0])
+    last_first = torch.stack((action, -action)).transpose(0, 1)  # another layout in memory
+    assert torch.equal(critic(obs, last_first), critic(obs, last_first.contiguous()))
+
+
 def test_part_takes_what_lies_under_a_prefix():
     critic = nn.TwinCritic(3, 2, (8,), generator())
     params = dict(critic.named_parameters())

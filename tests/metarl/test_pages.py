@@ -1,4 +1,4 @@
-"""The pages of docs/algorithms and docs/objectives: what they print runs, and their tables are the components'."""
+"""The pages of docs/algorithms, docs/objectives and docs/online_runs.md: what they print runs, and their tables are the components'."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from metarl.training.progress import Silent
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = {path.stem: (path, target) for path, target in pages.pages(DOCS)}
+EVERY = {path.stem: (path, target) for path, target in pages.pages(DOCS)}
+PAGES = {name: page for name, page in EVERY.items() if page[0].parent != DOCS}  # those of components
 REMEDY = "`python -m metarl.pages docs` writes it again"
 BASES = ("td3_bc", "sac_bc", "cql", "iql")
 
@@ -44,7 +45,7 @@ def made(tmp_path_factory):
 
 
 def text(name: str) -> str:
-    return PAGES[name][0].read_text(encoding="utf-8")
+    return EVERY[name][0].read_text(encoding="utf-8")
 
 
 def section(name: str, title: str) -> str:
@@ -64,7 +65,9 @@ def experiment(name: str, folder: Path, *overrides: str) -> config.Experiment:
     assert len(blocks) == 1, f"{name} has {len(blocks)} experiments"
     file = folder / f"{name}.yaml"
     file.write_text(blocks[0])
-    sizes = [f"data.{source}.size=600" for source in config.load(file).data]
+    whole = config.load(file)
+    sizes = [f"data.{source}.size=600" for source in whole.data]
+    sizes += ["online.random_steps=4"] if whole.online else []
     return config.load(file, [*SHORT, *SHAPE, *sizes, *overrides])
 
 
@@ -83,9 +86,9 @@ def test_every_shipped_component_has_a_page(kind):
     assert {path.stem for path in (DOCS / kind).glob("*.md")} == shipped
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_the_table_is_that_of_the_component(name):
-    path, target = PAGES[name]
+    path, target = EVERY[name]
     assert pages.renewed(text(name), target, str(path)) == text(name), f"{path} is stale; {REMEDY}"
 
 
@@ -117,14 +120,13 @@ def test_the_page_loads_unchanged_and_names_its_component(name, tmp_path):
     loaded = config.load(file)
     assert type(loaded.algorithm) is target or [type(o) for o in loaded.objectives] == [target]
     made = re.findall(r"`metarl data make ([^`]+?) --size (\d+)`", text(name))
-    assert len(made) == 1
     recipes = {(source.recipe, str(source.size)) for source in loaded.data.values()}
-    assert {(recipe, made[0][1]) for recipe in made[0][0].split()} == recipes
+    assert {(recipe, size) for names, size in made for recipe in names.split()} == recipes and len(made) == bool(recipes)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", EVERY)
 def test_links_lead_somewhere(name):
-    path, _ = PAGES[name]
+    path, _ = EVERY[name]
     for link in re.findall(r"\]\(([^)]+)\)", text(name)):
         assert link.startswith("https://") or (path.parent / link).is_file(), link
 

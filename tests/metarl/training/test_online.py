@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -401,3 +402,14 @@ def test_spec_of_an_online_run_counts_gradient_steps(yaml):
     assert setup.spec.steps == 2 * (450 - 30) and not setup.data
     with make_env(setup.env) as env:
         assert spec_of(env).obs_dim == setup.spec.obs_dim == 3
+
+
+@pytest.mark.parametrize("example", ["online", "offline_to_online"])
+def test_the_examples_run(tmp_path, example):
+    file = Path(__file__).parents[3] / "examples" / f"{example}.yaml"
+    small = ["steps={offline: 10, online: 30}"] if example == "offline_to_online" else ["steps=40"]
+    small += ["data.train.size=1000"] if example == "offline_to_online" else ["online.random_steps=10"]
+    experiment = config.load(file, [*small, "evaluation.every=10", "evaluation.episodes=1", "compile=off"])
+    folder = offline.train(experiment, 0, tmp_path, Silent())
+    result = json.loads((folder / "result.json").read_text())
+    assert [e["step"] for e in result["evaluations"]] == [0, 10, 20, 30, 40]

@@ -92,7 +92,8 @@ class Ours:
     ) -> None:
         settle()
         raw = described(env, algorithm, told)
-        raw |= {"evaluation": {"every": NEVER, "episodes": 1}, "checkpoint": {"every": NEVER}, "log_every": 1000}
+        logged = COURSES[env].every // 5  # the default, of the evaluations that are left out here
+        raw |= {"evaluation": {"every": NEVER, "episodes": 1}, "checkpoint": {"every": NEVER}, "log_every": logged}
         self.experiment: Experiment = build({**raw, "compile": mode}, "benchmarks.online")
         setup = set_up(self.experiment, seed)
         self._run = Run(self.experiment, seed, RunFolder.of(self.experiment, seed, folder), setup, Silent())

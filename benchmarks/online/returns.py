@@ -15,6 +15,7 @@ from benchmarks.online.ours import described
 from benchmarks.online.settings import COURSES, EPISODES, PAIRS, settings
 from benchmarks.online.turns import OURS, SB3
 from benchmarks.statistics import Interval, Test, difference, holm, over_seeds, significant, stratified_bootstrap
+from metarl.config import FREE
 from metarl.errors import ConfigError, UserError
 
 Curves = dict[int, dict[int, float]]
@@ -45,15 +46,19 @@ def _ours(root: Path, env: str, algorithm: str) -> dict[str, Any]:
     wanted = described(env, algorithm)
     runs: dict[str, Any] = {}
     versions: dict[str, str] = {}
-    for path in sorted(root.glob(f"{wanted['name']}-*/*/result.json")):
+    for path in sorted(root.rglob("result.json")):
         config: Any = OmegaConf.to_container(OmegaConf.load(path.with_name("config.yaml")))
+        if (config["algorithm"]["name"], (config.get("online") or {}).get("env")) != (algorithm, env):
+            continue
+        if config["algorithm"].get("temperature", 0) is None and config["algorithm"]["auto_temperature"]:
+            config["algorithm"]["temperature"] = 1.0  # what `null` stands for there
         for key in _unlike(wanted, config):
-            raise UserError(f"{path.parent}: {key} is not the comparison's; train it by --experiments")
+            raise UserError(f"{path.parent}: {key} is not the comparison's; train it by --experiments, or move it away")
         result = json.loads(path.read_text())
         if result["steps"] < COURSES[env].steps:
             continue
         if str(result["seed"]) in runs:
-            raise UserError(f"{root} holds two runs of {wanted['name']} with seed {result['seed']}; move one away")
+            raise UserError(f"{root} holds two runs of {algorithm} in {env} with seed {result['seed']}; move one away")
         runs[str(result["seed"])] = _means(result["evaluations"])
         versions = result["environment"]
     return {"runs": dict(sorted(runs.items(), key=lambda item: int(item[0]))), "versions": versions}
@@ -67,7 +72,7 @@ def _unlike(wanted: Any, config: Any, key: str = "") -> Iterable[str]:
             return
         for name, value in wanted.items():
             yield from _unlike(value, config.get(name), f"{key}.{name}" if key else str(name))
-    elif key == "steps":  # runs may be resolved with both phases, and go on
+    elif key in ("name", *FREE):  # what a run is called, and what may differ between its starts
         return
     elif wanted != config:
         yield key

@@ -22,7 +22,7 @@ class Course:
     every: int
 
 
-COURSES = {"Pendulum-v1": Course(20_000, 1_000, 1_000), "HalfCheetah-v5": Course(100_000, 10_000, 5_000)}
+COURSES = {"Pendulum-v1": Course(10_000, 1_000, 500), "HalfCheetah-v5": Course(100_000, 10_000, 5_000)}
 PAIRS = (
     ("Pendulum-v1", "sac"),
     ("Pendulum-v1", "td3"),

@@ -190,7 +190,10 @@ def _kind(experiment: Experiment) -> str:
     plain = experiment.resolved
     recipe = {role: {**source, "size": None} for role, source in plain["data"].items() if role == "train"}
     kept = {key: plain[key] for key in ("algorithm", "objective", "precision", "compile", "stack", "device")}
-    return json.dumps([kept, recipe, plain.get("online"), plain["evaluation"], experiment.gradient_steps >= COMPILED_FROM], sort_keys=True)
+    return json.dumps(
+        [kept, recipe, plain.get("online"), plain["evaluation"], experiment.gradient_steps >= COMPILED_FROM],
+        sort_keys=True,
+    )
 
 
 def _how(needed: Mapping[str, Cell], costs: Mapping[str, Cost], processes: int) -> str:

@@ -6,18 +6,18 @@
     a    = clip(pi(s) + exploration a_max eps, +-a_max),   eps ~ N(0, 1), while data are gathered        (Eq. 7)
 
 d is 1 at terminations only, never at time limits. Every step moves the critic, then the policy by the new critic, then
-both targets. Defaults are those of GILD's code (arXiv:2407.12345's baseline and TD3's): two hidden layers of 256,
-Adam at 3e-4, batches of 256, tau 0.005.
+all targets. Defaults are those of the re-tuned DDPG of TD3's authors (sfujim/TD3, OurDDPG.py and main.py), which are
+GILD's too (arXiv:2501.07346, slDeng1003/GILD): two hidden layers of 256, Adam at 3e-4, batches of 256, tau 0.005.
 
-Deviations from the paper:
-- exploration is white Gaussian noise, as in TD3's code, in the place of an Ornstein-Uhlenbeck process;
-- the paper has hidden layers of 400 and 300, learning rates 1e-4 (policy) and 1e-3 (critic), tau 0.001, batches of 64;
-  all are settings here;
-- no weight decay of the critic (paper: 0.01), no batch normalisation, and the action enters the critic's first layer,
-  not its second;
-- networks start as PyTorch's do; the paper's last layers start within +-3e-3;
-- the paper steps the critic and the policy on one batch as here, but prints the policy's gradient without saying
-  whether its critic is the old or the new one; here it is the new one, as in TD3's code.
+Deviations from that code: none in a step's maths. Targets move through `target - tau (target - source)`, which equals
+its convex combination to rounding; actions are bounded per dimension, not by one number. Deviations from the paper
+(its Sec. 7):
+- exploration is white Gaussian noise, where the paper has an Ornstein-Uhlenbeck process;
+- hidden layers of 400 and 300, learning rates of 1e-4 (policy) and 1e-3 (critic), tau 0.001 and batches of 64 are
+  settings;
+- the critic's weights do not decay (paper: 1e-2), nothing is batch-normalised, and the action enters the critic's first
+  layer, where the paper's enters the second;
+- networks start as PyTorch's do, where the paper's last layers start within +-3e-3.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ from metarl import (
     adam,
     nn,
     option,
+    refuse_degree,
     sgd,
     stop_gradient,
 )
@@ -60,7 +61,9 @@ class DDPG:
     discount: float = option(0.99, "gamma", least=0, most=1)
     tau: float = option(0.005, "rate at which targets follow", least=0, most=1)
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critic", least=1)
-    actor_hidden: tuple[int, ...] | None = option(None, "widths of the policy's hidden layers; `hidden` if null")
+    actor_hidden: tuple[int, ...] | None = option(
+        None, "widths of the policy's hidden layers; `hidden` if null", least=1
+    )
     actor_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the policy", group="metarl.optimizers"
     )
@@ -75,7 +78,8 @@ class DDPG:
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner: groups `actor`, `critic` and their targets."""
-        actor = nn.DeterministicPolicy(spec.obs_dim, spec.max_action, self.actor_hidden or self.hidden, generator)
+        hidden = self.hidden if self.actor_hidden is None else self.actor_hidden
+        actor = nn.DeterministicPolicy(spec.obs_dim, spec.max_action, hidden, generator)
         critic = nn.Critic(spec.obs_dim, spec.action_dim, self.hidden, generator)
         policy = DDPGTerms(actor, critic)
 
@@ -149,6 +153,7 @@ class DDPGTerms:
         return Terms(q, None, None, q, {"q": q.mean()})
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
+        refuse_degree(self.name, degree)
         return -terms.improvement.mean()
 
     def imitation(self, tree: Tree, batch: Batch, noise: Mapping[str, Tensor], form: tuple[str, ...] = ()) -> Tensor:

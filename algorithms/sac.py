@@ -7,15 +7,20 @@
 
 t, the temperature, is the paper's alpha. pi is a Gaussian squashed by tanh, its density that of actions in units of
 their bounds (App. C). d is 1 at terminations only, never at time limits. Every step moves the critics, then the policy
-and the temperature, which look at one state and one sample a~, then the targets. Defaults are the paper's Table 1.
+and the temperature, which look at one state and one sample a~, then the targets. Defaults are the paper's Table 1; a
+learned temperature starts at 1, as in the authors' code (rail-berkeley/softlearning) and in Stable-Baselines3, a fixed
+one is 0.2, as in Spinning Up.
 
-Deviations from the paper:
-- Eq. 18 has t in the place of log(t); the authors' code (rail-berkeley/softlearning) and its ports descend log(t);
-- Eq. 5 halves the squared errors, where common ports (Spinning Up) do not; under Adam it makes no difference but for
-  its epsilon. Targets move through `target - tau (target - source)`.
-The deviation's logarithm is kept within -20 and 2, as in that code. GILD's code (preset `gild`) fixes the temperature
-at 0.2 in Hopper and HalfCheetah and learns it in Walker2d and Ant, moves targets in every second step, and starts its
-critics by Xavier's rule, where these start as PyTorch's do.
+Deviations:
+- Eq. 18 has t in the place of log(t). The authors' code descended log(t) until it was ported to TensorFlow 2, as do
+  Stable-Baselines3, rlkit and GILD;
+- Eq. 5 halves the squared errors, as does the authors' code; Adam divides the factor out but for its epsilon;
+- the logarithm of the deviation is kept within -20 and 2, as in rlkit, Spinning Up and GILD; the authors' code bounds
+  it nowhere, and since that port climbs the mean of the critics in L_pi;
+- targets move through `target - tau (target - source)`, which equals the usual convex combination to rounding.
+GILD's code (arXiv:2501.07346, slDeng1003/GILD; preset `gild`) fixes the temperature at 0.2 in Hopper and HalfCheetah
+and learns it in Walker2d and Ant, moves targets in every second step, and starts its critics by Xavier's rule, where
+these start as PyTorch's do.
 """
 
 from __future__ import annotations
@@ -42,6 +47,7 @@ from metarl import (
     adam,
     nn,
     option,
+    refuse_degree,
     sgd,
     stop_gradient,
 )
@@ -68,7 +74,9 @@ class SAC:
     policy_every: int = option(1, "critic steps to one of the policy and the temperature", least=1)
     target_every: int = option(1, "critic steps to one of the targets", least=1)
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
-    actor_hidden: tuple[int, ...] | None = option(None, "widths of the policy's hidden layers; `hidden` if null")
+    actor_hidden: tuple[int, ...] | None = option(
+        None, "widths of the policy's hidden layers; `hidden` if null", least=1
+    )
     actor_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the policy, and of a learned temperature", group="metarl.optimizers"
     )
@@ -89,10 +97,12 @@ class SAC:
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner: groups `actor`, `critic`, its target, and `temperature` where it is learned."""
+        hidden = self.hidden if self.actor_hidden is None else self.actor_hidden
         sizes = (spec.obs_dim, spec.action_dim)
-        actor = nn.TanhGaussianPolicy(*sizes, self.actor_hidden or self.hidden, generator, log_std=(-20.0, 2.0))
+        actor = nn.TanhGaussianPolicy(*sizes, hidden, generator, log_std=(-20.0, 2.0))
         critic = nn.TwinCritic(*sizes, self.hidden, generator)
-        temperature = self.temperature or (1.0 if self.auto_temperature else 0.2)
+        usual = 1.0 if self.auto_temperature else 0.2
+        temperature = usual if self.temperature is None else self.temperature
         policy = SACTerms(actor, critic, spec.max_action, None if self.auto_temperature else temperature)
         return learner(self, spec, policy, temperature, self.target_every)
 
@@ -123,6 +133,7 @@ class SACTerms:
         return Terms(q, None, self.temperature(tree) * log_prob, q, {"q": q.mean(), "entropy": -log_prob.mean()})
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
+        refuse_degree(self.name, degree)
         assert terms.rest is not None
         return (terms.rest - terms.improvement).mean()
 

@@ -7,8 +7,8 @@
 
 with the temperature t (Eq. 11's alpha), a~ reparameterised and lambda a constant to the gradient. pi is a Gaussian
 squashed by tanh (Haarnoja et al. 2018, arXiv:1801.01290), its density that of actions in units of their bounds. d is 1
-at terminations only. The critic moves in every step, the policy and the targets in every second one. Defaults are
-Table VIII's.
+at terminations only. The critic moves in every step, the policy and the targets in every second one: SAC's steps
+(algorithms/sac.py) with another L_pi. Defaults are Table VIII's.
 
 No code was published. Readings of the paper:
 - Eq. 11 calls its alpha a constant and Table VIII says "Alpha target 0.2": the temperature is 0.2 and fixed.

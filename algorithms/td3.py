@@ -2,7 +2,7 @@
 arXiv:1802.09477, Algorithm 1.
 
     y    = r + gamma (1 - d) min_i Q'_i(s', clip(pi'(s') + clip(eps, -c, c), +-a_max)),   eps ~ N(0, sigma^2)
-                                                                                                 (Eqs. 10 and 14)
+           (Eqs. 10 and 14)
     L_Q  = mean (Q_1(s, a) - y)^2 + mean (Q_2(s, a) - y)^2
     L_pi = -mean Q_1(s, pi(s))
     a    = clip(pi(s) + exploration a_max eps, +-a_max),   eps ~ N(0, 1), while data are gathered
@@ -11,9 +11,10 @@ d is 1 at terminations only, never at time limits. The critics move in every ste
 every second one. Defaults are those of the authors' code (sfujim/TD3, main.py and TD3.py).
 
 Deviations from that code: none in a step's maths. Targets move through `target - tau (target - source)`, which equals
-the official convex combination to rounding; actions are bounded per dimension, not by one number. GILD's code, which
-`gild` stands for, does not scale sigma by a_max (1 in its environments) and starts its critics by Xavier's rule, where
-these start as PyTorch's do.
+its convex combination to rounding; actions are bounded per dimension, not by one number.
+The paper's own networks have hidden layers of 400 and 300, learning rates of 1e-3 and batches of 100: settings here.
+GILD's code (arXiv:2501.07346, slDeng1003/GILD; preset `gild`) has the defaults' numbers, but sigma is not scaled by
+a_max there (1 in its environments), and its critics start by Xavier's rule, where these start as PyTorch's do.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class TD3:
     noise_clip: float = option(0.5, "c of target smoothing, in units of the largest action", least=0)
     policy_every: int = option(2, "critic steps to one of the policy and the targets", least=1)
     hidden: tuple[int, ...] = option((256, 256), "widths of the hidden layers of policy and critics", least=1)
-    actor_hidden: tuple[int, ...] | None = option(None, "widths of the policy's hidden layers; `hidden` if null")
+    actor_hidden: tuple[int, ...] | None = option(
+        None, "widths of the policy's hidden layers; `hidden` if null", least=1
+    )
     actor_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the policy", group="metarl.optimizers"
     )
@@ -77,7 +80,8 @@ class TD3:
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner: groups `actor`, `critic` and their targets."""
-        actor = nn.DeterministicPolicy(spec.obs_dim, spec.max_action, self.actor_hidden or self.hidden, generator)
+        hidden = self.hidden if self.actor_hidden is None else self.actor_hidden
+        actor = nn.DeterministicPolicy(spec.obs_dim, spec.max_action, hidden, generator)
         critic = nn.TwinCritic(spec.obs_dim, spec.action_dim, self.hidden, generator)
         return learner(self, spec, TD3Terms(actor, critic))
 

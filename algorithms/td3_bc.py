@@ -5,7 +5,8 @@
     L_pi = -lambda mean Q_1(s, pi(s)) + mean_{batch, dims} (pi(s) - a)^2,   lambda = alpha / mean |Q_1(s, pi(s))|
 
 d is 1 at terminations only, never at time limits; lambda is a constant to the gradient. The critic moves in every
-step, the policy and both targets in every second one. Defaults are the paper's Table 3.
+step, the policy and both targets in every second one: TD3's steps (algorithms/td3.py) with another L_pi. Where it is
+trained online, it explores as TD3 does. Defaults are the paper's Table 3; `exploration` is TD3's.
 
 Deviations from the official code (sfujim/TD3_BC): none in a step's maths. Targets move through
 `target - tau (target - source)`, which equals the official convex combination to rounding; actions are bounded per

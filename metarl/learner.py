@@ -536,6 +536,19 @@ class Learner:
                     )
 
 
+def refuse_degree(algorithm: str, degree: float | Tensor | None) -> None:
+    """For `PolicyTerms.combine` of a policy that is tied to no data.
+
+    Raises:
+        ConfigError: the degree would weigh something; 1 and None are the base algorithm.
+    """
+    if isinstance(degree, Tensor) or degree not in (None, 1.0):
+        raise ConfigError(
+            f"{algorithm} ties its policy to no data, so there is no constraint that a degree could weigh; choose an "
+            "algorithm that does, such as td3_bc"
+        )
+
+
 def noise_for(batches: Batches, role: str) -> dict[str, Tensor]:
     """What the policy's terms read beside the batch of `role`, under its own names; see `Learner.with_noise_for`."""
     prefix = f"{role}/"
@@ -589,4 +602,5 @@ __all__ = [
     "Spec",
     "Terms",
     "noise_for",
+    "refuse_degree",
 ]

@@ -24,7 +24,7 @@ WORDS = {
     "lr": "learning rate of everything that is learned (Adam)",
     "discount": "discount",
     "tau": "rate of the targets",
-    "policy_every": "critic steps to one of policy and targets",
+    "policy_every": "critic steps to one of the policy, and of the targets",
     "replay": "replay",
     "envs": "environments",
     "updates_per_step": "updates to a step of the environment",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +22,16 @@ from rich.text import Text
 from metarl import registry
 from metarl.data import files, importing
 from metarl.data.minari import Episode, is_local, load_minari, local_datasets, read_columns, root
-from metarl.data.recipes.datasets import GROUP, find, load_any, make_dataset, recipe_dataset_id, siblings
+from metarl.data.recipes.base import Recipe
+from metarl.data.recipes.datasets import (
+    GROUP,
+    find,
+    find_trained,
+    load_any,
+    make_dataset,
+    recipe_dataset_id,
+    siblings,
+)
 from metarl.data.scores import normalized, readable
 from metarl.data.transitions import Transitions
 from metarl.errors import ConfigError, DataError
@@ -41,22 +51,46 @@ def make(
     size: Size = None,
     seed: Seed = 0,
     force: Annotated[bool, typer.Option("--force", help="Make again what is already here.")] = False,
+    from_scratch: Annotated[
+        bool, typer.Option("--from-scratch", help="Train the policies here first; goes on where it was stopped.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="With --from-scratch: a setting of that training."),
+    ] = None,
+    root: Annotated[Path, typer.Option(help="With --from-scratch: where run folders lie.")] = Path("runs"),
 ) -> None:
     """Make datasets on this machine; one that is already here is left as it is."""
     console = Console()
-    ids = {recipe: recipe_dataset_id(recipe, size, seed) for recipe in recipes}  # every mistake before any work
-    for recipe, dataset_id in ids.items():
+    if from_scratch:  # every mistake before any work
+        found = {recipe: find_trained(recipe)[0] for recipe in recipes}
+    elif settings:
+        raise ConfigError("--set is about the training of --from-scratch; a recipe has no settings")
+    else:
+        found = {recipe: find(recipe)[0] for recipe in recipes}
+        for recipe in recipes:
+            recipe_dataset_id(recipe, size, seed)
+    for recipe, acting in found.items():
+        trained = _from_scratch(acting, settings or [], root) if from_scratch else None
         began = time.perf_counter()
         with _progress(console) as progress:
-            total = find(recipe)[0].default_size if size is None else size
+            total = (trained or acting).rows(recipe.rpartition("/")[2]) if size is None else size
             task = progress.add_task(recipe, total=total, returns="")
             watch = _Watch(progress, task)
-            made = make_dataset(recipe, size, seed, force=force, on_episode=watch)
+            made = make_dataset(recipe, size, seed, force=force, on_episode=watch, trained=trained)
             if made.existed:
                 progress.update(task, visible=False)
         console.print(
-            _made_line(made.transitions, dataset_id, made.existed, time.perf_counter() - began), soft_wrap=True
+            _made_line(made.transitions, made.dataset_id, made.existed, time.perf_counter() - began), soft_wrap=True
         )
+
+
+def _from_scratch(recipe: Recipe, settings: list[str], root: Path) -> Recipe:
+    try:
+        return recipe.from_scratch(settings, root, "auto")
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on from the last checkpoint", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 @app.command("list")

@@ -1,4 +1,4 @@
-"""The pages of docs/algorithms, docs/objectives and docs/online_runs.md: what they print runs, and their tables are the components'."""
+"""The pages of components and of online runs: what they print runs, and their tables are the components'."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_the_page_loads_unchanged_and_names_its_component(name, tmp_path):
     assert type(loaded.algorithm) is target or [type(o) for o in loaded.objectives] == [target]
     made = re.findall(r"`metarl data make ([^`]+?) --size (\d+)`", text(name))
     recipes = {(source.recipe, str(source.size)) for source in loaded.data.values()}
-    assert {(recipe, size) for names, size in made for recipe in names.split()} == recipes and len(made) == bool(recipes)
+    assert {(recipe, size) for names, size in made for recipe in names.split()} == recipes
+    assert len(made) == bool(recipes)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from metarl.data.minari import Episode
 from metarl.errors import DataError
+
+if TYPE_CHECKING:
+    from metarl.training.progress import Style
 
 BLOCK = 64  # uniform actions drawn at a time
 
@@ -45,17 +49,23 @@ class Recipe(ABC):
         default_size: transitions.
         requirements: pip-style, for making the environment again.
         packages: beside Gymnasium and NumPy, whose versions the card records since rows depend on them.
+        trained: the levels that a policy acts in which `from_scratch` can train again; the others need no training.
+
+    Attributes:
+        variant: part of the dataset id, after the level; empty for what every installation makes.
     """
 
     name: ClassVar[str]
     version: ClassVar[int]
     env_id: ClassVar[str]
-    levels: ClassVar[Mapping[str, str]]
+    levels: Mapping[str, str]
     judged: ClassVar[tuple[str, ...]] = ("medium",)
     measure: ClassVar[Literal["return", "success"]] = "return"
     default_size: ClassVar[int] = 20_000
     requirements: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]] = ()
+    trained: ClassVar[tuple[str, ...]] = ()
+    variant: str = ""
 
     @abstractmethod
     def make(self, level: str, size: int, seed: int) -> Iterator[Episode]:
@@ -69,6 +79,27 @@ class Recipe(ABC):
         """
         if size < 1:
             raise DataError(f"recipe {self.name!r}: size {size} is below 1.")
+
+    def rows(self, level: str) -> int:
+        """Transitions of a level where no size is given."""
+        return self.default_size
+
+    def facts(self, level: str) -> dict[str, Any]:
+        """What the card's figures tell of a level, beside what they tell of every dataset."""
+        return {}
+
+    def from_scratch(self, settings: Sequence[str], root: Path, style: Style) -> Recipe:
+        """This recipe with policies trained here, or as far as its run already is: `trained` levels, another `variant`.
+
+        Args:
+            settings: `key=value`, put over the training's own settings.
+            root: where run folders lie.
+            style: of the progress shown.
+
+        Raises:
+            UserError: bad settings or numbers, or a run that cannot go on; nothing that was saved is lost.
+        """
+        raise DataError(f"recipe {self.name!r} trains nothing; leave --from-scratch out.")
 
     def env_spec(self) -> EnvSpec:
         """The environment that the data is recorded in."""

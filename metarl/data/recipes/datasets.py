@@ -37,6 +37,27 @@ def find(recipe: str, folder: Path | None = None) -> tuple[Recipe, str]:
     Raises:
         DataError: no such recipe or level; the message suggests the nearest.
     """
+    found, level = _named(recipe, folder)
+    if level not in found.levels:
+        raise DataError(f"recipe {recipe.rpartition('/')[0]!r} has no level {level!r}.{nearest(level, found.levels)}")
+    return found, level
+
+
+def find_trained(recipe: str, folder: Path | None = None) -> tuple[Recipe, str]:
+    """As `find`, for a level whose policy can be trained again, whether or not one is shipped.
+
+    Raises:
+        DataError: it is none.
+    """
+    found, level = _named(recipe, folder)
+    if level in found.trained:
+        return found, level
+    if level in found.levels or not found.trained:
+        raise DataError(f"nothing in {recipe} is trained; leave --from-scratch out.")
+    raise DataError(f"recipe {found.name!r} trains no level {level!r}.{nearest(level, found.trained)}")
+
+
+def _named(recipe: str, folder: Path | None) -> tuple[Recipe, str]:
     name, _, level = recipe.rpartition("/")
     if not name:
         raise DataError(f"{recipe!r} is no recipe; write <name>/<level>.{nearest(recipe, available())}")
@@ -44,8 +65,6 @@ def find(recipe: str, folder: Path | None = None) -> tuple[Recipe, str]:
         found: Recipe = registry.resolve(GROUP, name, folder=folder)()
     except ConfigError as error:
         raise DataError(str(error)) from error
-    if level not in found.levels:
-        raise DataError(f"recipe {name!r} has no level {level!r}.{nearest(level, found.levels)}")
     return found, level
 
 
@@ -61,7 +80,7 @@ def recipe_dataset_id(recipe: str, size: int | None = None, seed: int = 0, *, fo
         DataError: no such recipe, or a size or seed that it cannot have.
     """
     found, level = find(recipe, folder)
-    return _dataset_id(found, level, _size(found, size), _seed(seed))
+    return _dataset_id(found, level, _size(found, level, size), _seed(seed))
 
 
 def load_recipe(recipe: str, size: int | None = None, seed: int = 0, *, folder: Path | None = None) -> Transitions:
@@ -72,7 +91,7 @@ def load_recipe(recipe: str, size: int | None = None, seed: int = 0, *, folder: 
         DataError: no such recipe, or its data was changed.
     """
     found, level = find(recipe, folder)
-    size = _size(found, size)
+    size = _size(found, level, size)
     dataset_id = _dataset_id(found, level, size, _seed(seed))
     if not is_local(dataset_id):
         raise DatasetUnavailable(
@@ -113,6 +132,7 @@ def make_dataset(
     force: bool = False,
     on_episode: Callable[[Episode], None] = lambda episode: None,
     folder: Path | None = None,
+    trained: Recipe | None = None,
 ) -> Made:
     """Make a recipe's dataset, or leave the one that is there.
 
@@ -123,13 +143,14 @@ def make_dataset(
         force: replace one that is there.
         on_episode: called after every episode, for progress.
         folder: where a `module:Class` recipe's file lies.
+        trained: acts in the recipe's place: what its `from_scratch` gave.
 
     Raises:
         DataError: no such recipe, or a size or seed that it cannot have.
         ConfigError: its environment cannot be made here.
     """
-    found, level = find(recipe, folder)
-    size = _size(found, size)
+    found, level = find(recipe, folder) if trained is None else (trained, recipe.rpartition("/")[2])
+    size = _size(found, level, size)
     dataset_id = _dataset_id(found, level, size, _seed(seed))
     existed = is_local(dataset_id)
     if not existed or force:
@@ -140,7 +161,7 @@ def make_dataset(
             seed=seed,
             policy=found.levels[level],
             versions=_versions(found),
-            figures={"recipe": f"{found.name}/{level}", "recipe_version": found.version},
+            figures={"recipe": f"{found.name}/{level}", "recipe_version": found.version, **found.facts(level)},
         )
         save_minari(
             dataset_id,
@@ -151,7 +172,7 @@ def make_dataset(
             requirements=found.requirements,
             overwrite=force,
         )
-    transitions = load_recipe(recipe, size, seed, folder=folder)
+    transitions = _judged(load_minari(dataset_id), found, level)
     if not existed or force:
         write_card(root() / dataset_id / CARD, transitions.card)  # with the acceptance figures, which need the sha256
     return Made(dataset_id, transitions, existed and not force)
@@ -178,11 +199,12 @@ def acceptance(recipe: Recipe, level: str, sha256: str) -> dict[str, Any]:
 
 
 def _dataset_id(recipe: Recipe, level: str, size: int, seed: int) -> str:
-    return f"metarl/{recipe.name}/{level}-{size}-s{seed}-v{recipe.version}"
+    variant = f"-{recipe.variant}" if recipe.variant else ""
+    return f"metarl/{recipe.name}/{level}{variant}-{size}-s{seed}-v{recipe.version}"
 
 
-def _size(recipe: Recipe, size: int | None) -> int:
-    size = recipe.default_size if size is None else size
+def _size(recipe: Recipe, level: str, size: int | None) -> int:
+    size = recipe.rows(level) if size is None else size
     recipe.check_size(size)
     return size
 

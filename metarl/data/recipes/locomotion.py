@@ -1,17 +1,20 @@
-"""Hopper, HalfCheetah and Walker2d by uniform actions: what D4RL calls `random`, where no trained policy is at hand."""
+"""Hopper, HalfCheetah and Walker2d by uniform actions: what D4RL calls `random`, and what needs no trained policy."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
+import gymnasium as gym
+from numpy.random import Generator
+
 from metarl.data.minari import Episode
-from metarl.data.recipes.base import Recipe, first, rollout, uniform
+from metarl.data.recipes.base import Policy, Recipe, first, rollout, uniform
 from metarl.envs.instantiate import instantiate
 
 
 class Locomotion(Recipe):
-    """A MuJoCo robot at `random` only; episodes end by falling (terminated) or after 1,000 steps (truncated)."""
+    """A MuJoCo robot at `random`; episodes end by falling (terminated) or after 1,000 steps (truncated)."""
 
     version: ClassVar[int] = 1
     levels = {"random": "uniform actions"}
@@ -21,19 +24,32 @@ class Locomotion(Recipe):
 
     def make(self, level: str, size: int, seed: int) -> Iterator[Episode]:
         """See `Recipe.make`; the last episode is cut, and truncated, where the size is reached."""
-        return first(size, self._episodes(level, seed))
+        return first(size, self.lived(level, seed, lambda rows: (level, uniform)))
 
-    def _episodes(self, level: str, seed: int) -> Iterator[Episode]:
+    def lived(self, stream: str, seed: int, acting: Callable[[int], tuple[str, Acting]]) -> Iterator[Episode]:
+        """Episodes without end.
+
+        Args:
+            stream: what they draw from; streams of different names share no draws.
+            seed: of the dataset.
+            acting: transitions so far -> the name of what acts next, and what makes its policy for one episode.
+        """
         env = instantiate(self.env_spec())
+        rows = number = 0
         try:
-            i = 0
             while True:
-                rng = self.generator(level, seed, i)
+                rng = self.generator(stream, seed, number)
                 reset_seed = int(rng.integers(2**31))
-                yield rollout(env, uniform(rng, env.action_space), reset_seed, level)
-                i += 1
+                behaviour, make = acting(rows)
+                episode = rollout(env, make(rng, env.action_space), reset_seed, behaviour)
+                rows, number = rows + len(episode.rewards), number + 1
+                yield episode
         finally:
             env.close()
+
+
+Acting = Callable[[Generator, gym.Space], Policy]
+"""(what an episode draws from, the action space) -> what acts in it."""
 
 
 class Hopper(Locomotion):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from functools import cache
 
 import gymnasium as gym
 import minari
@@ -24,6 +25,7 @@ NAMES += ("walker2d",)
 ALL = [f"{name}/{level}" for name in NAMES for level in registry.resolve("metarl.recipes", name).levels]
 
 
+@cache
 def made(recipe: str, size: int, seed: int = 0) -> list[Episode]:
     found, level = find(recipe)
     return list(found.make(level, size, seed))
@@ -55,7 +57,8 @@ def test_episodes_replay_in_the_real_environment_and_end_as_it_says(recipe):
             assert episode.terminations[t] == terminated
         assert_same(episode.observations, len(episode.actions), obs)
         assert not episode.truncations[:-1].any()
-        cut_here = pieces or number == len(episodes) - 1
+        half = recipe == "halfcheetah/medium-expert" and number == 0  # no whole episode of medium fits into 750 steps
+        cut_here = pieces or half or number == len(episodes) - 1
         assert episode.truncations[-1] == (truncated or (cut_here and not terminated))
         assert episode.truncations[-1] or episode.terminations[-1]
     env.close()

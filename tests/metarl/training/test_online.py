@@ -413,3 +413,12 @@ def test_the_examples_run(tmp_path, example):
     folder = offline.train(experiment, 0, tmp_path, Silent())
     result = json.loads((folder / "result.json").read_text())
     assert [e["step"] for e in result["evaluations"]] == [0, 10, 20, 30, 40]
+
+
+@pytest.mark.parametrize("algorithm", ["td3", "ddpg", "sac"])
+@pytest.mark.parametrize("objective", ["{name: fixed, degree: 0.5}", "{name: gorl, preset: quick, batch_size: 5}"])
+def test_a_degree_of_nothing_is_refused_before_anything_is_written(run, tmp_path, algorithm, objective):
+    data = "data.guide={recipe: pendulum/expert, size: 1000}"
+    with pytest.raises(ConfigError, match=f"{algorithm} ties its policy to no data"):
+        run(f"algorithm={{name: {algorithm}, hidden: [8]}}", f"objective={objective}", data)
+    assert not list(tmp_path.glob("runs/*/0/checkpoint"))

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from metarl.bilevel import Tree
 from metarl.data.flatten import flatten
@@ -38,13 +39,16 @@ class Policy:
         self, obs: NDArray[Any] | Mapping[str, NDArray[Any]], carry: Any = None
     ) -> tuple[NDArray[np.float32], Any]:
         """Deterministic actions [N, action_dim] for raw observations [N, obs_dim] or a dict of parts, and the carry."""
-        obs = flatten(obs, self.obs_keys)
+        action, carry = self.learner.act(self.tree, self.read(flatten(obs, self.obs_keys)), carry, None, True)
+        return action.float().cpu().numpy(), carry
+
+    def read(self, obs: NDArray[Any]) -> Tensor:
+        """What the learner looks at in the place of raw observations [N, obs_dim]."""
         like = next(iter(next(iter(self.tree.values())).values()))
         x = torch.as_tensor(np.asarray(obs), dtype=torch.float32)
         if self.statistics is not None:
             x = self.statistics(x)
-        action, carry = self.learner.act(self.tree, x.to(like.device, like.dtype), carry, None, True)
-        return action.float().cpu().numpy(), carry
+        return x.to(like.device, like.dtype)
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,7 @@ class _Loop:
         assert interaction is not None
         if self._actor is None:
             eager = self.experiment.compile == "off"
-            self._actor = Actor(self.learner, self.stepping.state.tree, run.setup.statistics, eager)
+            self._actor = Actor(Policy(self.learner, self.stepping.state.tree, run.setup.statistics), eager)
         interaction.step(self._actor)
         done = self.experiment.gradient_steps_at(self.step)
         self.step = self.experiment.offline_steps + interaction.steps

@@ -15,47 +15,41 @@ from metarl.bilevel import Tree
 from metarl.bilevel.recording import leaves, record
 from metarl.config import Online
 from metarl.data.replay import Replay
-from metarl.data.transitions import Statistics
 from metarl.errors import CheckpointError, ConfigError
-from metarl.learner import Learner, NoiseSpec
+from metarl.learner import NoiseSpec
+from metarl.training.evaluation import Policy
 from metarl.training.folder import RunFolder
 from metarl.training.streams import Noise, derive_seed
 
 
 class Actor:
-    """A learner acting with its exploration, on the parameters that training overwrites.
+    """A policy acting with its exploration, on the parameters that training overwrites.
 
     A policy without a carry is recorded: one observation costs little more than its products.
     """
 
-    def __init__(self, learner: Learner, tree: Tree, statistics: Statistics | None, eager: bool) -> None:
-        self.learner, self.tree, self.statistics, self.eager = learner, tree, statistics, eager
-        self._like = next(iter(next(iter(tree.values())).values()))
+    def __init__(self, policy: Policy, eager: bool) -> None:
+        self.policy, self.eager = policy, eager
         self._program: Callable[[Tensor, Tensor], Any] | None = None
 
     @torch.no_grad()
     def __call__(self, obs: NDArray[Any], noise: Tensor, carry: Any) -> tuple[NDArray[Any], Any]:
         """Actions [N, A] on raw observations [N, O] with standard normal noise [N, A], and the carry."""
-        x = torch.from_numpy(obs.astype(np.float32))
-        if self.statistics is not None:
-            x = self.statistics(x)
-        x = x.to(self._like.device, self._like.dtype)
+        x = self.policy.read(obs)
         if self._program is None:
-            action, carry = self.learner.act(self.tree, x, carry, noise, False)
+            action, carry = self.policy.learner.act(self.policy.tree, x, carry, noise, False)
             if carry is None and not self.eager:
                 self._record(x, noise)
-        if (
-            self._program is not None
-        ):  # from the first action on: a run that goes on must compute as one that did not stop
+        if self._program is not None:  # also for the first action: a run that goes on computes as one that did not stop
             (action,) = self._program(x, noise)
         return action.float().cpu().numpy(), carry
 
     def _record(self, x: Tensor, noise: Tensor) -> None:
         def act(tree: Tree, x: Tensor, noise: Tensor) -> list[Tensor]:
-            return [self.learner.act(tree, x, None, noise, False)[0]]
+            return [self.policy.learner.act(tree, x, None, noise, False)[0]]
 
-        recording = record(act, self.tree, x, noise)
-        inputs = leaves(self.tree, x, noise)
+        recording = record(act, self.policy.tree, x, noise)
+        inputs = leaves(self.policy.tree, x, noise)
         kept = recording.prune()
         parameters = [inputs[i] for i in kept if i < len(inputs) - 2]
         read = [i - len(inputs) + 2 for i in kept if i >= len(inputs) - 2]  # a policy may explore without noise

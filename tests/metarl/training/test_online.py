@@ -19,6 +19,7 @@ from metarl.data.transitions import Layout
 from metarl.envs import make_env, spec_of
 from metarl.errors import CheckpointError, ConfigError
 from metarl.training import checkpoints, offline
+from metarl.training.evaluation import Policy
 from metarl.training.folder import RunFolder
 from metarl.training.online import Actor
 from metarl.training.progress import Silent
@@ -171,16 +172,14 @@ def test_a_recorded_actor_acts_as_the_learner_does(yaml, algorithm):
     setup = prepare(config.load(yaml, [f"algorithm.name={algorithm}"]), 0)
     noise = torch.randn(3, 1)
     obs = np.random.default_rng(0).normal(size=(3, 3))
-    actor = Actor(setup.learner, setup.start.tree, None, eager=False)
-    plain = Actor(setup.learner, setup.start.tree, None, eager=True)
+    policy = Policy(setup.learner, setup.start.tree, None)
+    actor, plain = Actor(policy, eager=False), Actor(policy, eager=True)
     for _ in range(2):
         (fast, carry), (slow, _) = actor(obs, noise, None), plain(obs, noise, None)
         assert carry is None and np.allclose(fast, slow, atol=1e-6, rtol=0)
         for leaf in setup.start.tree["actor"].values():  # as training overwrites them
             leaf.mul_(1.5)
-    assert np.array_equal(
-        actor(obs, noise, None)[0], Actor(setup.learner, setup.start.tree, None, False)(obs, noise, None)[0]
-    )
+    assert np.array_equal(actor(obs, noise, None)[0], Actor(policy, eager=False)(obs, noise, None)[0])
 
 
 # -- how often it learns -----------------------------------------------------------------------------------------

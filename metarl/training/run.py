@@ -138,7 +138,15 @@ class Run:
             values["evaluation/success"] = result.success
         if result.reached:
             values["evaluation/steps_to_goal"] = sum(result.reached) / len(result.reached)
+        if "train" in self.setup.data or self.setup.streams.live:  # else there is nothing yet to look at
+            values |= self._look(state, step)
+        self._recorder.scalars(step, values)
+        return result
+
+    def _look(self, state: TrainState, step: int) -> dict[str, float]:
+        """What learned functions do on a training batch, and the policy's terms on data that is watched."""
         batches = self.setup.streams.batches(max(self.experiment.gradient_steps_at(step), 1))
+        values: dict[str, float] = {}
         for name, probe in self.learner.probes.items():
             row, scalars, outputs = examine(probe, state.tree, self.setup.start.tree, batches)
             self._recorder.probe(step, name, row, outputs)
@@ -146,8 +154,7 @@ class Run:
         for name, rows in self.setup.watched.items():
             terms = watching.terms(self.learner, state.tree, rows, batches)
             values |= {f"watch/{name}/{term}": value for term, value in terms.items()}
-        self._recorder.scalars(step, values)
-        return result
+        return values
 
     def save(self, state: TrainState, step: int, pending: Metrics) -> None:
         """Writes a checkpoint, once the flags say that it is worth keeping."""

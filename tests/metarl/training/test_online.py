@@ -216,6 +216,19 @@ def test_what_is_logged_of_training_episodes(run):
     assert {name for _, name in found} >= {"critic/loss", "evaluation/return"}
 
 
+def test_learned_weights_on_what_was_lived_through(run):
+    """No data but the guide's; before the first transition there is nothing that B could be looked at on."""
+    folder = run(
+        "algorithm={name: td3_bc, hidden: [8, 8], batch_size: 16, normalize: false}",
+        "objective={name: gorl, preset: quick, batch_size: 5}",
+        "data.guide={recipe: pendulum/expert, size: 1000}",
+        "steps=200",
+    )
+    probes = [json.loads(line) for line in (folder / "probes.jsonl").read_text().splitlines()]
+    assert [probe["step"] for probe in probes] == [100, 200]
+    assert probes[-1]["moved"] > 0
+
+
 def test_a_small_replay_forgets_and_goes_on(killed, run):
     whole = run(f"online.env={SHORT}", "online.replay=37")
     assert contents(killed(f"online.env={SHORT}", "online.replay=37", at=(130, 333))) == contents(whole)

@@ -48,7 +48,9 @@ BLOCK = 500  # episodes read from one opened file
 SPARE = 2**26  # bytes that must stay free while a dataset is written: on a full disk HDF5 crashes the whole process
 
 _ID = re.compile(r"(?:[A-Za-z0-9_-]{2,}/)*[A-Za-z0-9_-]{2,}-v[0-9]+")
-_RECIPE_ID = re.compile(r"metarl/(?P<name>.+)-(?P<size>[0-9]+)-s(?P<seed>[0-9]+)-v[0-9]+")
+_RECIPE_ID = re.compile(
+    r"metarl/(?P<name>.+?)(?P<scratch>-scratch-[0-9a-f]{8})?-(?P<size>[0-9]+)-s(?P<seed>[0-9]+)-v[0-9]+"
+)
 _log = logging.getLogger(__name__)
 _root_lock = threading.Lock()
 
@@ -283,7 +285,8 @@ def _mean_return(folder: Path) -> float | None:
 def _command(dataset_id: str) -> str:
     recipe = _RECIPE_ID.fullmatch(dataset_id)
     if recipe:
-        return f"metarl data make {recipe['name']} --size {recipe['size']} --seed {recipe['seed']}"
+        trained = " --from-scratch" if recipe["scratch"] else ""
+        return f"metarl data make {recipe['name']} --size {recipe['size']} --seed {recipe['seed']}{trained}"
     return f"metarl data import {dataset_id}"
 
 

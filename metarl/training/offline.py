@@ -1,4 +1,8 @@
-"""The offline loop: from an experiment and its seeds to runs' folders, resumable to the same numbers."""
+"""The loop: from an experiment and its seeds to runs' folders, resumable to the same numbers.
+
+Gradient steps on data are all that an offline run is made of; where there is an online phase, each of its environment
+steps (`metarl.training.online`) is followed by the gradient steps that belong to it.
+"""
 
 from __future__ import annotations
 

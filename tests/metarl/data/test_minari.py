@@ -136,6 +136,11 @@ def test_a_missing_dataset_names_the_command_and_reaches_for_nothing(monkeypatch
         load_minari("metarl/pendulum/medium-expert-400-s3-v1")
 
 
+def test_the_command_for_what_a_training_made_trains():
+    with pytest.raises(DatasetUnavailable, match=r"make hopper/medium --size 20 --seed 1 --from-scratch$"):
+        load_minari("metarl/hopper/medium-scratch-0123abcd-20-s1-v1")
+
+
 @pytest.mark.parametrize(
     "dataset_id", ["foo/bar", "foo/bar-v", "a/bar-v0", "/foo/bar-v0", "../foo/bar-v0", "foo//bar-v0", "fo o/bar-v0", ""]
 )

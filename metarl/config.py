@@ -344,6 +344,10 @@ def _phases(raw: Mapping[str, Any], where: str) -> tuple[int, dict[str, Any]]:
             raise ConfigError(f"{where}: unknown key 'steps.{name}'.{nearest(str(name), ('offline', 'online'))}")
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise ConfigError(f"{where}: steps.{name} must be a number of steps, not {value!r}")
+    if raw.get("online") is not None and "online" not in steps:
+        raise ConfigError(
+            f"{where}: steps.online is missing; add, for example, 'steps: {{offline: 5000, online: 5000}}'"
+        )
     if steps.get("online") and raw.get("online") is None:
         raise ConfigError(
             f"{where}: steps.online needs an environment; add, for example, 'online: {{env: Pendulum-v1}}'"

@@ -69,7 +69,7 @@ def train_stack(
             else:
                 runs.append(run)
         if runs:
-            for text in _never_due(runs[0].learner, experiment.gradient_steps):
+            for text in _idle(experiment, runs[0].learner):
                 reporter.say(f"note: {experiment.where}: {text}")
         for together in _abreast(runs, experiment.checkpoint.every or 1, reporter.say) if runs else []:
             _Loop(experiment, together, reporter).go()
@@ -99,7 +99,18 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
     return Policy(learner, state.tree, statistics, spec.obs_keys), saved.record["env"], saved.step
 
 
-def _never_due(learner: Learner, steps: int) -> Iterator[str]:
+def _idle(experiment: Experiment, learner: Learner) -> Iterator[str]:
+    """A sentence on everything that will do nothing."""
+    if experiment.online is not None and not experiment.gradient_steps:
+        yield (
+            f"these {experiment.steps:,} steps end before the first update, which comes after "
+            f"online.learn_from={experiment.online.learn_from}; set more steps, or a smaller learn_from"
+        )
+    else:
+        yield from _never_due(learner, experiment.gradient_steps, "gradient " if experiment.online else "")
+
+
+def _never_due(learner: Learner, steps: int, unit: str = "") -> Iterator[str]:
     """A sentence on every Update that is due at none of the steps."""
     for update in learner.updates.values():
         together = [update, *(inner for inner in update.inners if inner.name in learner.updates)]
@@ -116,8 +127,9 @@ def _never_due(learner: Learner, steps: int) -> Iterator[str]:
             waits = update.every <= latest.start
             why = f"{latest.name!r} starts after {latest.start:,}" if waits else f"every={update.every}"
             yield (
-                f"update {update.name!r} is not due in these {steps:,} steps, so it does nothing: it is first due at "
-                f"step {first:,} ({why}); set steps={first} or more, or let it begin sooner"
+                f"update {update.name!r} is not due in these {steps:,} {unit}steps, so it does nothing: it is first "
+                f"due at {unit}step {first:,} ({why}); "
+                f"{'let the run be longer' if unit else f'set steps={first} or more'}, or let it begin sooner"
             )
 
 
@@ -195,9 +207,9 @@ class _Loop:
             while self.step < total:
                 self._advance()
             # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
-            if self.step % self.experiment.log_every:
+            if self.pending or any(run.interaction and run.interaction.finished for run in self.runs):
                 self._log()
-            if self.step % self.experiment.evaluation.every:
+            if any(run.evaluated != self.step for run in self.runs):
                 self._evaluate()
             for run in self.runs:
                 run.finish(self.step)

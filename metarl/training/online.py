@@ -180,6 +180,7 @@ class Interaction:
             "taken": self.taken,
             "episode": self._episode,
             "begun": self._begun,
+            "carries": self._carry is not None,
             "finished": self.finished,
         }
 
@@ -192,6 +193,11 @@ class Interaction:
         self.replay.restore(folder.replay, saved["replay"])
         self.taken, self.finished = saved["taken"], saved["finished"]
         self._episode, self._begun = list(saved["episode"]), list(saved["begun"])
+        if saved["carries"] and not self.between_episodes:
+            raise ConfigError(
+                f"{folder.path}: its policy carries a state from step to step, so the run cannot go on from the middle "
+                "of an episode; start it anew with all the steps that it is to have"
+            )
         n, first = len(self.envs), min(self._begun)
         lived = self.replay.read(folder.replay, first * n, (self.taken - first) * n)
         _, columns = self.replay.row()

@@ -13,7 +13,7 @@ from metarl.bilevel.autodiff import norm
 from metarl.bilevel.state import finite
 from metarl.config import Experiment
 from metarl.envs import make_env
-from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
+from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError, UserError
 from metarl.provenance import environment
 from metarl.training import checkpoints, watching
 from metarl.training.cost import Meter
@@ -73,6 +73,11 @@ class Run:
         return self.step >= self.experiment.steps and self.folder.steps_on_record() == self.step
 
     @property
+    def evaluated(self) -> int | None:
+        """The step of the last evaluation so far."""
+        return self._evaluations[-1]["step"] if self._evaluations else None
+
+    @property
     def newest(self) -> EpisodeReturns | None:
         """The last evaluation so far."""
         return EpisodeReturns.from_dict(self._evaluations[-1]) if self._evaluations else None
@@ -100,9 +105,10 @@ class Run:
             return interaction
         try:
             interaction.restore(self.folder, self._lived)
-        except CheckpointError:
+        except UserError:
             interaction.close()
             raise
+        self.setup.streams.live = interaction.steps > 0
         return interaction
 
     def close(self) -> None:
@@ -218,10 +224,11 @@ class Run:
                 raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
         span = saved.record.get("span")
         if span is not None and span != self.learner.span:
+            online = self.experiment.online is not None
+            unit, back = ("gradient ", "steps to what they were") if online else ("", f"steps={span}")
             raise ConfigError(
-                f"this run's schedules were made for {span:,} gradient steps, not for "
-                f"{self.experiment.gradient_steps:,}; to go on from {self.folder.path}, set "
-                f"{'steps back' if self.experiment.online else f'steps={span}'}; else give the experiment another name"
+                f"this run's schedules were made for {span:,} {unit}steps, not for {self.experiment.gradient_steps:,}; "
+                f"to go on from {self.folder.path}, set {back}; else give the experiment another name"
             )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from metarl.bilevel import Batch, Batches
 from metarl.data.replay import Replay
 from metarl.data.transitions import Layout, Transitions
+from metarl.errors import ConfigError
 from metarl.learner import NoiseSpec, Role
 
 BLOCK = 256  # steps drawn at once
@@ -109,11 +110,13 @@ class _Rows:
 
 
 class _Live:
-    """Uniform draws with replacement from what a replay holds at the time; the first rows come from fixed data."""
+    """Uniform draws with replacement from what a replay holds by then; every batch begins with rows of fixed data."""
 
     def __init__(self, replay: Replay, fixed: _Rows, from_data: float) -> None:
-        self.replay, self.fixed = replay, fixed
-        self.of_data = round(from_data * fixed.size)
+        self.replay, self.fixed, self.rows = replay, fixed, fixed.shape[-1]
+        self.of_data = round(from_data * self.rows)
+        if from_data and not self.of_data:
+            raise ConfigError(f"online.from_data={from_data} of {self.rows} rows is none; use more, or 0")
         self._block, self._drawn = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:
@@ -123,12 +126,12 @@ class _Live:
             # In float64: in float32 some rows of a large replay could never be drawn.
             drawn = torch.rand((BLOCK, self.fixed.size), generator=source, dtype=torch.float64)
             self._block, self._drawn = block, drawn.to(self.replay.rows.device)
-        drawn, n = self._drawn[offset], self.of_data
-        rows = self.replay.rows.index_select(0, (drawn[n:] * len(self.replay)).long())
+        drawn, n = self._drawn[offset].view(-1, self.rows), self.of_data
+        rows = self.replay.rows[(drawn[:, n:] * len(self.replay)).long()]
         if n:
             data = self.fixed.rows
-            rows = torch.cat((data.index_select(0, (drawn[:n] * len(data)).long()), rows))
-        return self.fixed.split(rows)
+            rows = torch.cat((data[(drawn[:, :n] * len(data)).long()], rows), dim=1)
+        return self.fixed.split(rows.flatten(0, 1))
 
 
 class Noise:

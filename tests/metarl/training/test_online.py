@@ -18,13 +18,14 @@ from metarl import config
 from metarl.data.transitions import Layout
 from metarl.envs import make_env, spec_of
 from metarl.errors import CheckpointError, ConfigError
+from metarl.learner import Role
 from metarl.training import checkpoints, offline
 from metarl.training.evaluation import Policy
 from metarl.training.folder import RunFolder
 from metarl.training.online import Actor
 from metarl.training.progress import Silent
 from metarl.training.setup import prepare
-from metarl.training.streams import derive_seed
+from metarl.training.streams import Streams, derive_seed
 
 EXPERIMENT = """
 name: online
@@ -73,6 +74,16 @@ def yaml(tmp_path):
     file = tmp_path / "experiment.yaml"
     file.write_text(EXPERIMENT)
     return file
+
+
+class Listener(Silent):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
 
 
 class Stop(Silent):
@@ -279,6 +290,24 @@ def test_a_share_of_the_batch_comes_from_the_data(yaml, share):
     assert all(not found[:n].any() and found[n:].all() for found in lived)
 
 
+def test_a_share_that_rounds_to_nothing_is_refused(run):
+    with pytest.raises(ConfigError, match=r"online.from_data=0.01 of 16 rows is none"):
+        run(*PHASES, "online.from_data=0.01")
+
+
+def test_every_virtual_batch_has_its_share(yaml):
+    """A role with further axes before the rows has the share in each of its batches."""
+    setup = prepare(config.load(yaml, [*PHASES]), 0)
+    role, noise = Role("train", 8, lead=(3,)), {}
+    rows = Streams({"train": setup.data["train"]}, {"train": role}, noise, 0, setup.online.replay, 0.25)
+    row, cells = setup.online.replay.row()
+    cells["reward"][:] = 7.0
+    setup.online.replay.add(row)
+    rows.live = True
+    lived = rows.batches(1)["train"]["reward"] == 7
+    assert lived.shape == (3, 8) and not lived[:, :2].any() and lived[:, 2:].all()
+
+
 def test_replayed_observations_are_normalised_as_the_data_is(run):
     folder = run(*PHASES, "online.learn_from=0")
     statistics = checkpoints.load_newest(folder / "checkpoint", pytest.fail).tensors
@@ -355,6 +384,23 @@ def test_more_steps_go_on_from_the_middle_of_an_episode(run, first):
     assert contents(run("steps=300", root="b")) == contents(straight)
 
 
+@pytest.mark.parametrize("envs", [1, 3])
+def test_the_end_is_logged_and_evaluated_once(run, envs):
+    """Three environments pass a multiple without standing on it."""
+    folder = run(f"online.envs={envs}", "steps=402")
+    rows = [line.split(",")[:2] for line in (folder / "metrics.csv").read_text().splitlines()]
+    assert len({tuple(row) for row in rows}) == len(rows)
+    steps = [e["step"] for e in json.loads((folder / "result.json").read_text())["evaluations"]]
+    assert steps == ([0, 100, 200, 300, 400, 402] if envs == 1 else [0, 102, 201, 300, 402])
+
+
+def test_a_run_that_ends_before_its_first_update_says_so(run, yaml, tmp_path):
+    said = Listener()
+    offline.train(config.load(yaml, ["steps=20"]), 0, tmp_path / "runs", said)
+    (note,) = [text for text in said.said if text.startswith("note")]
+    assert "end before the first update" in note and "online.learn_from=30" in note
+
+
 def test_the_switch_cannot_be_moved_afterwards(run):
     run(*PHASES)
     other = run(*PHASES[:-1], "steps={offline: 120, online: 250}")
@@ -394,6 +440,7 @@ def test_a_replay_that_was_changed_is_refused_before_anything_is_written(run):
         (["steps={offline: 5, online: 100}"], r"'data.train' is missing"),
         (["online.from_data=0.5"], r"'data.train' is missing"),
         (["steps={ofline: 5}"], r"unknown key 'steps.ofline'.*offline"),
+        (["steps={offline: 5}"], r"steps.online is missing"),
         (["steps={online: many}"], r"steps.online must be a number of steps, not 'many'"),
         (["steps={online: 10}", "online=null"], r"steps.online needs an environment"),
         (["stack=2"], r"cannot be stacked; use stack: 1"),

@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ from metarl.errors import ConfigError, nearest
 class Evaluation:
     """When and how the policy is evaluated, in environments of its own."""
 
-    every: int = option(5000, "gradient steps between evaluations")
+    every: int = option(5000, "steps between evaluations")
     episodes: int = option(10, "episodes of one evaluation")
     env: str | None = option(None, "Gymnasium id; by default the environment that the training data names")
 
@@ -36,7 +37,7 @@ class Evaluation:
 class Checkpoint:
     """When the run is saved."""
 
-    every: int | None = option(None, "gradient steps between checkpoints; by default those between evaluations")
+    every: int | None = option(None, "steps between checkpoints; by default those between evaluations")
     keep: int = option(2, "how many are kept; at least 2, so that a corrupt one has a predecessor")
 
 
@@ -58,7 +59,8 @@ class Online:
 
     def updates(self, steps: int) -> int:
         """Gradient steps that belong to so many environment steps."""
-        return math.floor(self.updates_per_step * max(0, steps - (self.learn_from or 0)))
+        # As the decimal that was written: 0.29 times 100 is 28.999... in binary.
+        return math.floor(Fraction(repr(self.updates_per_step)) * max(0, steps - (self.learn_from or 0)))
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ class _Plain:
         "auto", "compile what is due often enough to pay; all of it; or run the losses' Python in every step"
     )
     stack: int = option(1, "seeds that run together in one program; a GPU's way")
-    log_every: int | None = option(None, "gradient steps between rows of metrics; default: evaluation.every / 5")
+    log_every: int | None = option(None, "steps between rows of metrics; default: evaluation.every / 5")
     evaluation: Evaluation = option(factory=Evaluation, help="when and how the policy is evaluated")
     checkpoint: Checkpoint = option(factory=Checkpoint, help="when the run is saved")
     watch: tuple[str, ...] = option(
@@ -294,7 +296,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         plain["steps"] = {"offline": offline_steps, "online": plain["steps"] - offline_steps}
         if plain["steps"]["online"] % online.envs:
             raise ConfigError(
-                f"{where}: steps ({plain['steps']['online']} in environments) must be a multiple of online.envs "
+                f"{where}: steps.online ({plain['steps']['online']}) must be a multiple of online.envs "
                 f"({online.envs}), which are stepped together"
             )
         if plain["stack"] > 1:

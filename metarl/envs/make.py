@@ -45,7 +45,8 @@ def env_spec(env_id: str, key: str = "evaluation.env") -> str:
             importlib.import_module(module)
         return gym.spec(name).to_json()
     except (GymnasiumError, ImportError) as error:
-        raise ConfigError(f"{key}: {error}") from error
+        hint = f"; is {module} on PYTHONPATH?" if isinstance(error, ImportError) else ""
+        raise ConfigError(f"{key}: {error}{hint}") from error
 
 
 def make_env(spec_json: str, keys: tuple[str, ...] | None = None) -> gym.Env:

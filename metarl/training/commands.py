@@ -66,7 +66,9 @@ def evaluate(
         if result.success is not None:
             steps = f", {np.mean(result.reached):,.0f} steps to goal" if result.reached else ""
             console.print(
-                f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}", highlight=False
+                f"step {step:,}: success {result.success:.0%} of {episodes} start-goal pairs{steps}",
+                highlight=False,
+                soft_wrap=True,
             )
         spread = float(np.std(result.returns))
         score = normalized(EnvSpec.from_json(env).id, result.mean)
@@ -74,6 +76,7 @@ def evaluate(
             f"step {step:,}: return {result.mean:,.1f} ± {spread:,.1f} (mean and standard deviation of {episodes} "
             f"episodes), length {np.mean(result.lengths):,.0f}",
             highlight=False,
+            soft_wrap=True,
         )
         if score.normalized is not None:
             console.print(f"return {score}", highlight=False)

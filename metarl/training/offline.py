@@ -101,12 +101,14 @@ def load_policy(path: Path, say: Callable[[str], None] = print, beside: Path | N
 
 def _idle(experiment: Experiment, learner: Learner) -> Iterator[str]:
     """A sentence on everything that will do nothing."""
-    if experiment.online is not None and not experiment.gradient_steps:
+    lived, online = experiment.steps - experiment.offline_steps, experiment.online
+    if online is not None and lived and experiment.gradient_steps == experiment.offline_steps:
         yield (
-            f"these {experiment.steps:,} steps end before the first update, which comes after "
-            f"online.learn_from={experiment.online.learn_from}; set more steps, or a smaller learn_from"
+            f"the {lived:,} environment steps end before the first update (online.learn_from={online.learn_from}, "
+            f"updates_per_step={online.updates_per_step:g}), so nothing is learned from them; set more steps, or a "
+            "smaller learn_from"
         )
-    else:
+    if experiment.gradient_steps:
         yield from _never_due(learner, experiment.gradient_steps, "gradient " if experiment.online else "")
 
 

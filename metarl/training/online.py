@@ -193,7 +193,7 @@ class Interaction:
         self.replay.restore(folder.replay, saved["replay"])
         self.taken, self.finished = saved["taken"], saved["finished"]
         self._episode, self._begun = list(saved["episode"]), list(saved["begun"])
-        if saved["carries"] and not self.between_episodes:
+        if saved.get("carries", False) and not self.between_episodes:
             raise ConfigError(
                 f"{folder.path}: its policy carries a state from step to step, so the run cannot go on from the middle "
                 "of an episode; start it anew with all the steps that it is to have"

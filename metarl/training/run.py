@@ -13,7 +13,7 @@ from metarl.bilevel.autodiff import norm
 from metarl.bilevel.state import finite
 from metarl.config import Experiment
 from metarl.envs import make_env
-from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError, UserError
+from metarl.errors import CheckpointError, ConfigError, DataError, NumericalError
 from metarl.provenance import environment
 from metarl.training import checkpoints, watching
 from metarl.training.cost import Meter
@@ -105,7 +105,7 @@ class Run:
             return interaction
         try:
             interaction.restore(self.folder, self._lived)
-        except UserError:
+        except BaseException:
             interaction.close()
             raise
         self.setup.streams.live = interaction.steps > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarl import data
 from metarl.bilevel import Metrics, TrainState
@@ -92,16 +93,20 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
         layout = Layout(spec.obs_dim, spec.action_dim)
         card = Card(source="replay", dataset_id="replay")
         plain = not learner.normalize and (scale, shift) == (1.0, 0.0)
-        online = OnlineSetup(
-            train_env,
-            Replay(
-                layout,
-                experiment.online.replay,
-                dtype,
-                device,
-                None if plain else lambda rows: read(Transitions(rows, layout, torch.tensor([0]), card), "train").rows,
-            ),
-        )
+        capacity = experiment.online.replay
+
+        def prepared(rows: Tensor) -> Tensor:
+            return read(Transitions(rows, layout, torch.tensor([0]), card), "train").rows
+
+        try:
+            replay = Replay(layout, capacity, dtype, device, None if plain else prepared)
+        except RuntimeError as error:
+            size = capacity * layout.width * dtype.itemsize / 2**30
+            raise ConfigError(
+                f"{experiment.where}: online.replay={capacity:,} transitions take {size:,.1f} GiB, which are not "
+                "there; set a smaller replay"
+            ) from error
+        online = OnlineSetup(train_env, replay)
     streams = Streams(
         by_role,
         learner.roles,
@@ -136,9 +141,14 @@ def environments(experiment: Experiment, recorded: str | None) -> tuple[str | No
             if spec_of(ours) != spec_of(theirs):
                 raise ConfigError(
                     f"{experiment.where}: online.env and evaluation.env have unlike observations or actions "
-                    f"({spec_of(ours)}; {spec_of(theirs)}); name two that agree in both"
+                    f"({_sizes(spec_of(ours))}; {_sizes(spec_of(theirs))}); name two that agree in both"
                 )
     return train_env, env
+
+
+def _sizes(spec: Spec) -> str:
+    bounds = ", ".join(f"{bound:g}" for bound in spec.max_action)
+    return f"{spec.obs_dim} numbers, {spec.action_dim} actions within ±({bounds})"
 
 
 def _imagined(spec: Spec, seed: int) -> Transitions:
@@ -222,7 +232,7 @@ def _load_role(
     if source not in experiment.data:
         raise ConfigError(
             f"{experiment.where}: the experiment needs data.{source} ({why}), and has "
-            f"{', '.join(experiment.data)}; add, for example, "
+            f"{', '.join(experiment.data) or 'none'}; add, for example, "
             f"'{source}: {{recipe: <name>/<level>, tuples: 200}}' under data"
         )
     found = _load(experiment, source, seed, beside)

@@ -116,7 +116,7 @@ class _Live:
         self.replay, self.fixed, self.rows = replay, fixed, fixed.shape[-1]
         self.of_data = round(from_data * self.rows)
         if from_data and not self.of_data:
-            raise ConfigError(f"online.from_data={from_data} of {self.rows} rows is none; use more, or 0")
+            raise ConfigError(f"online.from_data={from_data} of a batch of {self.rows} rows is none; use more, or 0")
         self._block, self._drawn = -1, torch.empty(0)
 
     def batch(self, step: int) -> Batch:

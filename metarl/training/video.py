@@ -267,7 +267,7 @@ def _display() -> bool:
 
 
 def _on_mujoco(entry_point: str) -> bool:
-    return entry_point.startswith(("gymnasium.envs.mujoco", "gymnasium_robotics"))
+    return entry_point.startswith(("gymnasium.envs.mujoco", "gymnasium_robotics", "metarl.envs.sparse"))
 
 
 def _name(env: gym.Env) -> str:

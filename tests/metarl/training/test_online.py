@@ -291,7 +291,7 @@ def test_a_share_of_the_batch_comes_from_the_data(yaml, share):
 
 
 def test_a_share_that_rounds_to_nothing_is_refused(run):
-    with pytest.raises(ConfigError, match=r"online.from_data=0.01 of 16 rows is none"):
+    with pytest.raises(ConfigError, match=r"online.from_data=0.01 of a batch of 16 rows is none"):
         run(*PHASES, "online.from_data=0.01")
 
 
@@ -401,6 +401,23 @@ def test_a_run_that_ends_before_its_first_update_says_so(run, yaml, tmp_path):
     assert "end before the first update" in note and "online.learn_from=30" in note
 
 
+@pytest.mark.parametrize(("ratio", "steps", "updates"), [(0.29, 100, 29), (0.57, 100, 57), (1.1, 10, 11), (3.0, 7, 21)])
+def test_a_ratio_is_the_decimal_that_was_written(ratio, steps, updates):
+    assert config.Online(updates_per_step=ratio, learn_from=5).updates(steps + 5) == updates
+
+
+def test_a_replay_that_no_memory_holds_is_refused(run, tmp_path):
+    with pytest.raises(ConfigError, match=r"online.replay=100,000,000,000,000 transitions take .* GiB.*smaller"):
+        run("online.replay=100000000000000")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_online_phase_that_never_learns_says_so(yaml, tmp_path):
+    said = Listener()
+    offline.train(config.load(yaml, [*PHASES, "online.learn_from=1000"]), 0, tmp_path / "runs", said)
+    assert [text for text in said.said if "the 250 environment steps end before the first update" in text]
+
+
 def test_the_switch_cannot_be_moved_afterwards(run):
     run(*PHASES)
     other = run(*PHASES[:-1], "steps={offline: 120, online: 250}")
@@ -433,7 +450,7 @@ def test_a_replay_that_was_changed_is_refused_before_anything_is_written(run):
         (["online.env=null"], r"'online.env' is missing; name a Gymnasium id"),
         (["online.env=Pendulum-v9"], r"online.env: "),
         (["online.envs=0"], r"online.envs must be at least 1"),
-        (["online.envs=7"], r"steps \(450 in environments\) must be a multiple of online.envs \(7\)"),
+        (["online.envs=7"], r"steps.online \(450\) must be a multiple of online.envs \(7\)"),
         (["online.updates_per_step=0"], r"online.updates_per_step must be positive"),
         (["online.random=5"], r"unknown key 'online.random'.*random_steps"),
         (["online=null"], r"'data.train' is missing"),

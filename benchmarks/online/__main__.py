@@ -13,7 +13,7 @@ import yaml
 from rich.console import Console
 
 from benchmarks.drawing import to_png
-from benchmarks.online import tables, turns
+from benchmarks.online import solved, tables, turns
 from benchmarks.online.ours import described
 from benchmarks.online.page import page
 from benchmarks.online.picture import picture
@@ -33,7 +33,10 @@ def render(results: Path, docs: Path) -> None:
     measured, collected = read(results)
     returns = compared(collected)
     docs.mkdir(parents=True, exist_ok=True)
-    write_aside(docs / "online.md", page(measured, returns, collected))
+    pendulum = solved.load()
+    write_aside(docs / "online.md", page(measured, returns, collected, pendulum))
+    if pendulum is not None and (figure := solved.curves(pendulum)) is not None:
+        (docs / "online_pendulum.png").write_bytes(to_png(figure))
     if measured or returns:
         (docs / "online.png").write_bytes(to_png(picture(measured, returns)))
 

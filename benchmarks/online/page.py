@@ -6,10 +6,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.online import tables
+from benchmarks.online import solved, tables
 from benchmarks.online.returns import Comparison
 from benchmarks.online.settings import COURSES, EPISODES
 from benchmarks.online.turns import SB3
+from benchmarks.results import Results
 
 INTRODUCTION = """metarl beside Stable-Baselines3 (https://github.com/DLR-RM/stable-baselines3): the time of a step, and
     the return after as many steps. Made by `python -m benchmarks.online`; `--sb3-python` names an interpreter that has
@@ -26,6 +27,9 @@ RETURNS = """Every seed is trained from nothing on either side. Evaluations have
     have begun. Overlap, as a verdict, says that the intervals meet at every evaluation that counts, and that the test
     over seeds finds a difference neither in an evaluation (p corrected by Holm for their number) nor in the mean over
     all of them. It does not say that there is none: the intervals of the differences show what could be hidden."""
+SOLVED = """metarl alone: the suite `online_pendulum` (`metarl bench online_pendulum`), 64 x 64 networks and a learning
+    rate of 0.001. Solved is a mean return above -200, here of every single seed, at the end and over the last ten
+    evaluations of ten episodes."""
 CHANGED = """Settings in which Stable-Baselines3 does not run by its defaults, in its own words:"""
 UNLIKE = """What stays unlike: Stable-Baselines3 wraps the environment in its monitor and its vector environment, as it
     does by itself, adds exploration noise to the random actions of TD3 and DDPG too, keeps observations in the
@@ -33,13 +37,19 @@ UNLIKE = """What stays unlike: Stable-Baselines3 wraps the environment in its mo
     which Adam does not see but for its epsilon. Networks start by PyTorch's rule on both sides, from other numbers."""
 
 
-def page(measured: Mapping[str, Any] | None, returns: Sequence[Comparison], collected: Mapping[str, Any] | None) -> str:
+def page(
+    measured: Mapping[str, Any] | None,
+    returns: Sequence[Comparison],
+    collected: Mapping[str, Any] | None,
+    pendulum: Results | None = None,
+) -> str:
     """The whole page.
 
     Args:
         measured: of `turns.measure`, where times were taken.
         returns: comparisons of the pairs in `collected`.
         collected: of `returns.collect`, where runs were trained.
+        pendulum: of `solved.load`.
     """
     blocks = ["# Training in an environment, beside Stable-Baselines3", _filled(INTRODUCTION)]
     if measured or returns:
@@ -55,6 +65,9 @@ def page(measured: Mapping[str, Any] | None, returns: Sequence[Comparison], coll
         every = " and ".join(f"{course.every:,} steps in {env}" for env, course in COURSES.items())
         words = RETURNS.format(episodes=EPISODES, every=every)
         blocks += [f"## {grid.title}", grid.markdown(), _filled(words)]
+    if pendulum is not None:
+        grid = solved.grid(pendulum)
+        blocks += [f"## {grid.title}", grid.markdown(), _filled(SOLVED), "![returns over steps](online_pendulum.png)"]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 

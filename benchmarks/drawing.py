@@ -109,9 +109,9 @@ def power(value: float) -> str:
     return f"10{digits}"
 
 
-def steps_axis(axis: Axes) -> None:
-    """The horizontal axis of a curve, and light lines to read its values by."""
-    axis.set_xlabel("gradient steps")
+def steps_axis(axis: Axes, counted: str = "gradient steps") -> None:
+    """The horizontal axis of a curve, and light lines to read its values by; `counted` names what it counts."""
+    axis.set_xlabel(counted)
     axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
     axis.margins(x=0.02)

@@ -330,6 +330,19 @@ class Results:
     axes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[Excluded, ...] = field(default=())
 
+    @property
+    def counted(self) -> str:
+        """What steps are: of gradients, of an environment, or first these and then those."""
+        phases = {
+            "gradient steps"
+            if not cell.config or not cell.config.get("online")
+            else "steps"
+            if cell.config["steps"]["offline"]
+            else "environment steps"
+            for cell in self.cells
+        }
+        return phases.pop() if len(phases) == 1 else "steps"
+
     def __post_init__(self) -> None:
         notes = list(self.notes)
         measures: dict[str, Measure] = {}

@@ -53,8 +53,7 @@ def _curves(axis: Axes, one: Comparison) -> None:
     low, high = min(each.value for each in values), max(each.value for each in values)
     # Intervals of few seeds may reach far: curves are what is looked at.
     axis.set_ylim(low - 0.25 * (high - low) - 1e-9, high + 0.25 * (high - low) + 1e-9)
-    steps_axis(axis)
-    axis.set_xlabel("environment steps")
+    steps_axis(axis, "environment steps")
     axis.set_title(f"{LABELS[one.algorithm]}, {one.env}: return")
 
 

@@ -91,7 +91,7 @@ def watch_curve(results: Results, column: str, term: str, batches: Sequence[str]
         axes = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
         for (batch, one), axis in zip(found.items(), axes, strict=True):
             _all(axis, one.lines)
-            steps_axis(axis)
+            steps_axis(axis, results.counted)
             axis.set_ylabel(term.replace("_", " "))
             axis.set_title(f"on {batch}")
             axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
@@ -137,7 +137,7 @@ def hypergradients(results: Results, column: str) -> Drawn | None:
         axis.yaxis.set_major_formatter(FuncFormatter(label))
         axis.yaxis.set_minor_formatter(NullFormatter() if wide else FuncFormatter(lambda value, _: f"{value:.0e}"))
         axis.set_ylabel("norm of the hypergradient")
-        steps_axis(axis)
+        steps_axis(axis, results.counted)
         _name_ends(axis, [_raised(line, floor) for line in drawn], geometric=True)
     return Drawn(figure, " ".join(notes))
 
@@ -168,7 +168,7 @@ def _returns(axis: Axes, results: Results, column: str, lines: Sequence[Line]) -
     if not success:
         for value in data_returns(results, column):
             axis.axhline(value, color=FAINT, linewidth=1, linestyle=(0, (4, 3)), zorder=0.5, label="mean of the data")
-    steps_axis(axis)
+    steps_axis(axis, results.counted)
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(value)))
     axis.set_ylabel("success rate, %" if success else "return per episode")
 

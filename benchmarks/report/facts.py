@@ -83,7 +83,7 @@ def head(results: Results) -> Iterator[tuple[str, str]]:
     finished = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     yield "seeds", f"{', '.join(map(str, seeds))} ({finished} finished per cell)"
     steps = sorted({cell.steps for cell in results.cells})
-    yield "gradient steps", " and ".join(f"{step:,}" for step in steps)
+    yield results.counted, " and ".join(f"{step:,}" for step in steps)
     episodes = sorted({_evaluation(c.config) for c in results.cells if c.config})
     yield "evaluation", "; ".join(episodes)
     commits = sorted({str(e["commit"]) for e in results.environments if e.get("commit")})

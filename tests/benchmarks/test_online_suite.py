@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks import results
@@ -51,6 +53,7 @@ def test_a_suite_of_two_phases(metarl, tmp_path):
     (tmp_path / "phases.yaml").write_text(TWO_PHASES)
     metarl(tmp_path, "bench", "phases.yaml", "--no-estimate")
     loaded = results.load(tmp_path / "runs" / "phases")
+    assert loaded.counted == "steps"
     assert [(len(cell.finished), cell.steps) for cell in loaded.cells] == [(1, 40), (1, 40)]
 
 
@@ -62,3 +65,11 @@ def test_runs_without_a_suite_are_named_after_their_environment(metarl, tmp_path
     metarl(tmp_path, "train", "one.yaml")
     printed = metarl(tmp_path, "report", "runs").stdout
     assert "td3" in printed and "Pendulum-v1" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "counted"), [("online_pendulum", "environment steps"), ("gorl_table_i-small", "gradient steps")]
+)
+def test_what_a_figure_counts(name, counted):
+    kept = Path(results.__file__).parent / "results" / f"{name}.parquet"
+    assert results.load(kept).counted == counted

@@ -27,6 +27,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def denormals() -> Iterator[None]:
+    """Whatever a test trains in this process, the next one finds denormal numbers as they were."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def spec() -> Spec:
     """A small environment whose action bounds differ per dimension."""

@@ -23,7 +23,7 @@ from metarl.training.folder import RunFolder
 from metarl.training.offline import load_policy
 from metarl.training.setup import saved_spec
 
-ALGORITHMS = ("td3_bc", "sac_bc", "iql", "bc")
+ALGORITHMS = ("td3_bc", "sac_bc", "iql", "bc", "ddpg", "td3", "sac")
 SPEC = Spec(obs_dim=5, action_dim=3, max_action=(1.0, 0.4, 2.5), obs_keys=("achieved", "goal"))
 STATISTICS = Statistics(
     torch.tensor([0.0, 3.0, -40.0, 1e-3, 0.7]).double(), torch.tensor([1.0, 0.2, 11.0, 0.0, 5.0]).double()
@@ -308,10 +308,10 @@ def test_onnx_runs_elsewhere_with_the_same_numbers(saved, name):
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript and onnxruntime are not installed")
-def test_the_page_s_example_of_onnx(saved, tmp_path, monkeypatch):
+def test_the_page_s_example_of_onnx(saved, tmp_path):
     policy = untrained("iql")
     saved(policy, ".onnx", told={"obs_dim": SPEC.obs_dim})
-    monkeypatch.chdir(tmp_path)
-    found = {}
-    exec(printed("policy.onnx"), found)
+    script = printed("policy.onnx") + "\nnp.savez('found.npz', obs=obs, action=action)\n"
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    found = np.load(tmp_path / "found.npz")
     np.testing.assert_allclose(found["action"], evaluated(policy, found["obs"]), rtol=0, atol=1e-6)

@@ -12,6 +12,9 @@ from benchmarks.results import Spread
 from metarl.data.recipes.datasets import available
 from metarl.errors import UserError
 
+FAILED = {"hopper/medium", "walker2d/medium"}
+"""Real data on which TD3+BC is no better than cloning: recorded as what they are."""
+
 
 def test_the_rule():
     verdict = judge(Spread(-900.0, 30.0, 5), Spread(-800.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
@@ -53,7 +56,7 @@ def test_the_record_names_recipes_that_exist():
     for recipe, entry in json.loads(acceptance.RECORD.read_text()).items():
         assert recipe in available()
         assert {"size", "seed", "version", "sha256", "figures"} == set(entry)
-        assert entry["figures"]["accepted"] is True
+        assert entry["figures"]["accepted"] is (recipe not in FAILED)
 
 
 @pytest.mark.parametrize(("data_return", "medium"), [(-950.0, False), (-930.0, True), (-710.0, True), (-690.0, False)])
@@ -75,4 +78,7 @@ def test_the_committed_page_shows_the_committed_record():
     page = acceptance.PAGE.read_text()
     record = json.loads(acceptance.RECORD.read_text())
     assert with_table(page, acceptance.table(record), "recipes") == page
-    assert all(entry["figures"]["accepted"] for entry in record.values())
+    for recipe, entry in record.items():
+        verdict = "not accepted" if recipe in FAILED else "accepted"
+        (row,) = [line for line in page.splitlines() if line.startswith(f"| {recipe} |") and "s.e." in line]
+        assert row.endswith(f"| {verdict} |") and entry["figures"]["accepted"] is (recipe not in FAILED)

@@ -189,6 +189,7 @@ class Interaction:
 
         Raises:
             CheckpointError: the log is not whole, or an environment does not repeat its episode.
+            ConfigError: the policy carried a state, which a checkpoint in mid-episode does not hold.
         """
         self.replay.restore(folder.replay, saved["replay"])
         self.taken, self.finished = saved["taken"], saved["finished"]

@@ -157,16 +157,18 @@ class Probe:
 
     Attributes:
         group: the parameter group that it belongs to.
-        sample: `(tree, batches) -> (input [n], output [n])` on the training batch.
-        curve: `(tree, grid [m]) -> output [m]`.
+        sample: `(tree, batches) -> (input [n], output [n])` on the batches of one step.
+        curve: `(tree, grid [m]) -> output [m]`; None for a function of more than that input, which is drawn as points.
         input_name, output_name: axis labels.
+        role: whose rows it samples; of `train`, it is also looked at on data that is watched.
     """
 
     group: str
     sample: Callable[[Tree, Batches], tuple[Tensor, Tensor]]
-    curve: Callable[[Tree, Tensor], Tensor]
+    curve: Callable[[Tree, Tensor], Tensor] | None
     input_name: str
     output_name: str
+    role: str = "train"
 
 
 @dataclass(frozen=True)
@@ -241,19 +243,35 @@ class Learner:
         """Adds functions to watch."""
         return replace(self, probes={**self.probes, **probes})
 
-    def with_policy_loss(self, loss: Loss) -> Learner:
-        """Replaces the loss of the policy's Updates; raises ConfigError where another objective has done so."""
+    def with_policy_loss(self, loss: Loss, stop: int | None = None) -> Learner:
+        """Replaces the loss of the policy's Updates.
+
+        Args:
+            loss: the new one.
+            stop: the last gradient step that has it; from the next on, Updates called `<name>_after` take their place,
+                with the loss that there was.
+
+        Raises:
+            ConfigError: another objective has replaced it already.
+        """
         policy = self.hooks("a new policy loss")
         if self.rewritten & set(policy.updates):
             raise ConfigError(
                 f"two objectives rewrite the loss of {', '.join(policy.updates)}, and the first would be lost; keep one"
             )
+
+        def rewritten(update: Update) -> tuple[Update, ...]:
+            if update.name not in policy.updates or (stop is not None and stop <= update.start):
+                return (update,)
+            if stop is None or (update.stop is not None and update.stop <= stop):
+                return (replace(update, loss=loss),)
+            after = replace(update, name=f"{update.name}_after", start=stop)
+            return replace(update, loss=loss, stop=stop), after
+
         return replace(
             self,
             rewritten=self.rewritten | set(policy.updates),
-            stages=tuple(
-                tuple(replace(u, loss=loss) if u.name in policy.updates else u for u in stage) for stage in self.stages
-            ),
+            stages=tuple(tuple(new for update in stage for new in rewritten(update)) for stage in self.stages),
         )
 
     def with_stage_before(self, name: str, *updates: Update) -> Learner:

@@ -107,11 +107,11 @@ def _probes(case: Case) -> Iterator[Finding]:
     tree, grid = case.cold().tree, torch.linspace(0, 1, 5, dtype=torch.float64)
     for name, probe in case.learner.probes.items():
         seen, output = probe.sample(tree, case.batches())
-        got, wanted = probe.curve(tree, grid), [len(grid)]
-        if seen.dim() != 1 or seen.shape != output.shape or list(got.shape) != wanted:
+        curve = [len(grid)] if probe.curve is None else list(probe.curve(tree, grid).shape)
+        if seen.dim() != 1 or seen.shape != output.shape or curve != [len(grid)]:
             text = (
                 f"probe {name!r}: its sample gives {list(seen.shape)} and {list(output.shape)}, its curve "
-                f"{list(got.shape)} on a grid of {wanted}; both of a sample are [n], and a curve has its grid's shape"
+                f"{curve} on a grid of {[len(grid)]}; both of a sample are [n], and a curve has its grid's shape"
             )
             yield Finding("shapes", "FAILED", f"probe {name}", text, group=probe.group)
 

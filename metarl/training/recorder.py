@@ -80,32 +80,41 @@ def examine(
     """What a learned function does on a batch, and how far it has moved since the start.
 
     Returns:
-        the JSON row (its curve over the batch's range, and histograms), scalars to log, and its outputs [n].
+        the JSON row (its curve over the batch's range, or some of its points, and histograms), scalars to log, and its
+        outputs [n].
     """
+    before = {**tree, probe.group: start[probe.group]}
     with torch.no_grad():
         inputs, outputs = (x.detach().double().cpu() for x in probe.sample(tree, batches))
-        like = next(iter(tree[probe.group].values()))
-        grid = torch.linspace(float(inputs.min()), float(inputs.max()), GRID, dtype=torch.float64)
-        on_device = grid.to(like.device, like.dtype)
-        before = {**tree, probe.group: start[probe.group]}
-        curve, first = (probe.curve(t, on_device).double().cpu() for t in (tree, before))
-        at_inputs = probe.curve(before, inputs.to(like.device, like.dtype)).double().cpu()
+        first = probe.sample(before, batches)[1].double().cpu()
+        lines = {"points": _points(inputs, outputs)} if probe.curve is None else _curves(probe, tree, before, inputs)
     scalars = {
         "mean": float(outputs.mean()),
         "std": float(outputs.std(correction=0)),
-        "moved": float((outputs - at_inputs).abs().mean()),
+        "moved": float((outputs - first).abs().mean()),
     }
     row = {
         "input_name": probe.input_name,
         "output_name": probe.output_name,
         **scalars,
-        "grid": grid.tolist(),
-        "curve": curve.tolist(),
-        "start_curve": first.tolist(),
+        **lines,
         "inputs": _histogram(inputs),
         "outputs": _histogram(outputs),
     }
     return row, scalars, outputs
+
+
+def _curves(probe: Probe, tree: Tree, before: Tree, inputs: torch.Tensor) -> dict[str, Any]:
+    assert probe.curve is not None
+    like = next(iter(tree[probe.group].values()))
+    grid = torch.linspace(float(inputs.min()), float(inputs.max()), GRID, dtype=torch.float64)
+    on_device = grid.to(like.device, like.dtype)
+    curve, first = (probe.curve(t, on_device).double().cpu() for t in (tree, before))
+    return {"grid": grid.tolist(), "curve": curve.tolist(), "start_curve": first.tolist()}
+
+
+def _points(inputs: torch.Tensor, outputs: torch.Tensor) -> list[list[float]]:
+    return torch.stack((inputs, outputs), dim=1)[:GRID].tolist()
 
 
 def _histogram(values: torch.Tensor) -> dict[str, list[float]]:
@@ -117,7 +126,7 @@ def _histogram(values: torch.Tensor) -> dict[str, list[float]]:
 
 
 def draw_probe(row: Mapping[str, Any]) -> Figure:
-    """The curve over its input, the one at the start of training, and where the batch lies."""
+    """The curve over its input, the one at the start of training, and where the batch lies; or points of the batch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # a quarter of a second that other runs save
     from matplotlib.figure import Figure
 
@@ -128,8 +137,11 @@ def draw_probe(row: Mapping[str, Any]) -> Figure:
     edges, counts = row["inputs"]["edges"], row["inputs"]["counts"]
     heights = [count / max(counts) / 1.05 for count in counts]
     axis.stairs(heights, edges, fill=True, color="0.88", transform=axis.get_xaxis_transform())  # no scale of its own
-    axis.plot(row["grid"], row["start_curve"], "--", color="0.5", label="at the start")
-    axis.plot(row["grid"], row["curve"], color="C0", label="now")
+    if "points" in row:
+        axis.plot(*zip(*row["points"], strict=True), ".", color="C0", label="samples")
+    else:
+        axis.plot(row["grid"], row["start_curve"], "--", color="0.5", label="at the start")
+        axis.plot(row["grid"], row["curve"], color="C0", label="now")
     axis.set_xlabel(f"{row['input_name']} (grey: the batch)")
     axis.set_ylabel(row["output_name"])
     axis.legend(frameon=False)

@@ -1,0 +1,111 @@
+"""What RL+IL, GILD and Meta-Critic are made of: the RL loss, a warm start, and a learned loss judged by what it gains.
+
+A network G_w gives a loss that the policy minimises beside its RL loss L_rl. With a rate eta:
+
+    theta(w)  = theta - eta grad_theta [L_rl + G_w]      a virtual step, never written back
+    theta^    = theta - eta grad_theta L_contrast        the step to compare with, a constant
+    L_meta(w) = -tanh(U(theta(w)) - U(theta^))           U: how good a policy is on fresh states
+
+Then w moves along grad_w L_meta and the policy, by its own optimiser, along grad_theta [L_rl + G_w]: both estimated on
+the same state, so that the policy's real step is taken by the old w.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torchopt.base import GradientTransformation
+
+from metarl import Learner, PolicyTerms, Role, Spec, Unrolled, Update, noise_for
+from metarl.bilevel import Batches, Metrics, Tree
+from metarl.bilevel.update import Loss
+from metarl.errors import ConfigError
+
+
+def rl_loss(
+    policy: PolicyTerms, tree: Tree, batches: Batches, role: str = "train", constraint: bool = True
+) -> tuple[Tensor, Metrics]:
+    """The algorithm's own policy loss on the batch of a role, and what it logs.
+
+    Args:
+        policy: the terms.
+        tree, batches: of the step.
+        role: whose transitions; other roles than `train` bring their own noise.
+        constraint: whether an offline algorithm's tie to its data stays.
+    """
+    noise = batches["noise"] if role == "train" else noise_for(batches, role)
+    terms = policy.terms(tree, batches[role], noise)
+    return policy.combine(terms, 1.0 if constraint else None), terms.metrics
+
+
+def check_warm_start(warm_start: float | None) -> None:
+    """Raises ValueError for what is neither a share nor a number of steps."""
+    if warm_start is None:
+        return
+    whole = math.isfinite(warm_start) and warm_start == int(warm_start)
+    if not (0 < warm_start < 1 or (whole and warm_start >= 1)):
+        raise ValueError(f"warm_start must be a share below 1 or a whole number of gradient steps, not {warm_start}")
+
+
+def warm_started(learner: Learner, warm_start: float | None, spec: Spec) -> tuple[Learner, int | None]:
+    """The last gradient step of a warm start (None: no end), and the learner, bound to the run's steps by a share."""
+    if warm_start is None or warm_start >= 1:
+        return learner, None if warm_start is None else int(warm_start)
+    return replace(learner, span=spec.steps), max(1, round(warm_start * spec.steps))
+
+
+def with_learned_loss(
+    learner: Learner,
+    net: torch.nn.Module,
+    loss: Loss,
+    contrast: Loss,
+    utility: Callable[[Tree, Batches], Tensor],
+    *,
+    optimizer: GradientTransformation,
+    virtual: GradientTransformation | None,
+    bounded: bool,
+    stop: int | None,
+) -> Learner:
+    """The learner with the group `loss_network`, its Update beside the policy's, and the policy's new loss.
+
+    Args:
+        learner: with a policy.
+        net: G_w; `loss` reads it as `tree["loss_network"]`.
+        loss: the policy's, L_rl + G_w.
+        contrast: L_contrast.
+        utility: U of a tree; reads `batches["validation"]`, a further draw from the training data or the replay.
+        optimizer: of the network.
+        virtual: of the virtual steps; None carries the policy's own and its moments.
+        bounded: whether tanh is around the gain.
+        stop: the last gradient step with G_w; from then on the policy's loss is its own and the network rests.
+
+    Raises:
+        ConfigError: `stop` lies before the policy's first step.
+    """
+    policy = learner.hooks("a learned loss")
+    learner = learner.with_modules(loss_network=net).with_policy_loss(loss, stop)
+    inner = learner.updates[policy.updates[-1]]
+    if stop is not None and stop <= inner.start:
+        raise ConfigError(
+            f"warm_start ends at gradient step {stop:,}, and {inner.name!r} begins after step {inner.start:,}; choose "
+            "a longer one"
+        )
+
+    def meta_loss(tree: Tree, batches: Batches, other: Tree) -> tuple[Tensor, Metrics]:
+        gain = utility(tree, batches) - utility(other, batches)
+        return -(torch.tanh(gain) if bounded else gain), {"gain": gain}
+
+    estimator = Unrolled(inner.name, virtual, contrast="contrast")
+    schedule = {"every": inner.every, "start": inner.start, "stop": inner.stop}
+    return (
+        learner.with_virtual(replace(inner, name="contrast", loss=contrast))
+        .with_roles(validation=Role("train", learner.roles["train"].size, reader="loss_network"))
+        .with_noise_for("validation")
+        .with_update_beside(
+            inner.name, Update("loss_network", "loss_network", meta_loss, optimizer, estimator, **schedule)
+        )
+    )

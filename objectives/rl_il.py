@@ -1,0 +1,52 @@
+"""RL+IL: the RL loss and behaviour cloning of demonstrations, summed. The baseline that GILD is measured against.
+
+    L(theta) = L_rl(theta; batch) + weight L_il(theta; demonstrations)
+
+(Deng et al. 2025, arXiv:2501.07346, "vanilla RL + IL"; in its code the step that GILD's meta-loss compares with.)
+L_il is the mean squared error of a deterministic policy, and minus the mean log-density of a stochastic one; for SAC
+GILD's code takes the density of the Gaussian before tanh at the action itself and averages it over dimensions, which
+is form `gild` here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl import Learner, Role, Spec, noise_for, option
+from metarl.bilevel import Batches, Metrics, Tree
+from objectives.parts import check_warm_start, rl_loss, warm_started
+
+
+@dataclass(frozen=True)
+class RLIL:
+    """The RL loss plus behaviour cloning of demonstrations."""
+
+    weight: float = option(1.0, "of the cloning loss", least=0)
+    batch_size: int = option(256, "demonstrated transitions in a batch", least=1)
+    warm_start: float | None = option(
+        None, "gradient steps (or, below 1, share of the run's) after which the demonstrations are dropped"
+    )
+    constraint: bool = option(True, "keep an offline algorithm's own tie to its data")
+
+    def __post_init__(self) -> None:
+        check_warm_start(self.warm_start)
+
+    def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
+        """The learner with another loss of its policy, and the role `demo`."""
+        policy = learner.hooks("rl_il")
+        form = tuple({"gild"} & set(policy.forms))
+
+        def loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
+            rl, metrics = rl_loss(policy, tree, batches, constraint=self.constraint)
+            il = policy.imitation(tree, batches["demo"], noise_for(batches, "demo"), form)
+            return rl + self.weight * il, {**metrics, "imitation": il}
+
+        learner, stop = warm_started(learner, self.warm_start, spec)
+        return (
+            learner.with_policy_loss(loss, stop)
+            .with_roles(demo=Role("demo", self.batch_size, reader=policy.updates[-1]))
+            .with_noise_for("demo")
+        )

@@ -199,7 +199,9 @@ class Run:
         write_json(self.folder.result, result)
 
     def _check_flags(self, state: TrainState, step: int) -> None:
-        faults = self.learner.faults(state) or [*self.learner.silent(state, ZERO_STOP).values()]
+        # Online, a critic that has met no reward yet may have nothing to say for as long as it takes.
+        online = self.experiment.online is not None
+        faults = self.learner.faults(state) or ([] if online else [*self.learner.silent(state, ZERO_STOP).values()])
         groups = [group for group, ok in finite(state).items() if not ok]
         if faults or groups:
             what = faults[0] if faults else _nonfinite_groups(groups)
@@ -209,7 +211,8 @@ class Run:
         for name, text in self.learner.silent(state, ZERO_WARN).items():
             if name not in self._warned:
                 self._warned.add(name)
-                self.reporter.say(f"warning: {text}")
+                wait = ", or wait for the first reward" if online else ""
+                self.reporter.say(f"warning: {text}{wait}")
 
     def _data_digests(self) -> dict[str, str]:
         return {name: d.card.sha256 for name, d in self.setup.data.items()}

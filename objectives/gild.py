@@ -8,9 +8,9 @@ A network G_w gives the loss by which a policy learns from demonstrations (s_d, 
     theta^    = theta - eta grad_theta [L_rl + L_il]           (what RL+IL would have done; a constant)
     L_meta(w) = -tanh(Q(theta(w)) - Q(theta^)),   Q(theta) = mean Q(s, pi_theta(s)) on fresh states of the replay
 
-L_il is behaviour cloning (see rl_il.py). The policy's real step is its own optimiser's on grad_theta [L_rl + L_gild] with
-the old w, in the same step as w's (see parts.py). After the warm start, 1 % of the steps in the paper, both G_w and the
-demonstrations are dropped and the algorithm goes on alone.
+L_il is behaviour cloning (see rl_il.py). The policy's real step is its own optimiser's on grad_theta [L_rl + L_gild]
+with the old w, in the same step as w's (see parts.py). After the warm start, 1 % of the steps in the paper, both G_w
+and the demonstrations are dropped and the algorithm goes on alone.
 
 Against the authors' code (slDeng1003/GILD), four of whose six files do not run (an undefined name, and gradients that
 PyTorch 2 no longer keeps) and are taken as they were meant:

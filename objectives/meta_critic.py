@@ -8,9 +8,9 @@ the policy's last hidden layer computes.
     theta^    = theta - eta grad_theta L_rl                                      (plain RL; a constant)
     L_meta(w) = -tanh(L_rl(theta^) - L_rl(theta(w)))   on a fresh batch
 
-See parts.py for the steps that follow. It is GILD's engine with another input and another point of comparison; it is
-GILD's baseline. The authors' DDPG and TD3 have policies of 400 and 300 units, batches of 100 and rates of 1e-3 (settings
-of the algorithm); eta is that rate.
+See parts.py for the steps that follow. It is GILD's engine with another input and another point of comparison, and a
+baseline of GILD's. The authors' DDPG and TD3 have policies of 400 and 300 units, batches of 100 and rates of 1e-3
+(settings of the algorithm); eta is that rate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from torchopt.base import GradientTransformation
 
 from metarl import Learner, Probe, Spec, adam, nn, option, sgd
 from metarl.bilevel import Batches, Metrics, Tree
-from metarl.errors import ConfigError
 from objectives.parts import check_warm_start, rl_loss, warm_started, with_learned_loss
 
 

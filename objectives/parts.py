@@ -100,12 +100,10 @@ def with_learned_loss(
         return -(torch.tanh(gain) if bounded else gain), {"gain": gain}
 
     estimator = Unrolled(inner.name, virtual, contrast="contrast")
-    schedule = {"every": inner.every, "start": inner.start, "stop": inner.stop}
+    network = Update("loss_network", "loss_network", meta_loss, optimizer, estimator)
     return (
         learner.with_virtual(replace(inner, name="contrast", loss=contrast))
         .with_roles(validation=Role("train", learner.roles["train"].size, reader="loss_network"))
         .with_noise_for("validation")
-        .with_update_beside(
-            inner.name, Update("loss_network", "loss_network", meta_loss, optimizer, estimator, **schedule)
-        )
+        .with_update_beside(inner.name, replace(network, every=inner.every, start=inner.start, stop=inner.stop))
     )

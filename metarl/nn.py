@@ -76,6 +76,7 @@ class MLP(nn.Module):
         activation: between layers, a name of `ACTIVATIONS`.
         output: after the last layer.
         initialization: of every layer, as in `Linear`.
+        layer_norm: normalise each hidden layer (Ba et al. 2016, arXiv:1607.06450) before its activation.
     """
 
     def __init__(
@@ -85,16 +86,21 @@ class MLP(nn.Module):
         activation: str = "relu",
         output: str = "identity",
         initialization: Initialization = "default",
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Linear(n_in, n_out, generator, initialization) for n_in, n_out in pairwise(sizes))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for width in sizes[1:-1] if layer_norm)
         self.activation, self.output = ACTIVATIONS[activation], ACTIVATIONS[output]
 
     def forward(self, x: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
         """`masks`: factors of each hidden layer's outputs [..., width] (see `dropout_masks`); none where empty."""
         *hidden, last = self.layers
         for i, layer in enumerate(hidden):
-            x = self.activation(layer(x))
+            x = layer(x)
+            if self.norms:
+                x = self.norms[i](x)
+            x = self.activation(x)
             if masks:
                 x = x * masks[i]
         return self.output(last(x))
@@ -164,7 +170,8 @@ class TanhGaussianPolicy(nn.Module):
 class GaussianPolicy(nn.Module):
     """`tanh(MLP(obs))` as the mean of a Gaussian over actions in units of their bounds; one deviation for all states.
 
-    obs [B, obs_dim] to the mean [B, action_dim] and the logarithm of the standard deviation [action_dim].
+    obs [B, obs_dim] to the mean [B, action_dim] and the logarithm of the standard deviation [action_dim]. Where not
+    `squashed`, the mean is `MLP(obs)`.
     """
 
     def __init__(
@@ -175,10 +182,12 @@ class GaussianPolicy(nn.Module):
         generator: torch.Generator,
         log_std: tuple[float, float] = (-5.0, 2.0),
         initialization: Initialization = "default",
+        squashed: bool = True,
     ) -> None:
         super().__init__()
         sizes = [obs_dim, *hidden, action_dim]
-        self.net = MLP(sizes, generator, output="tanh", initialization=initialization)
+        output = "tanh" if squashed else "identity"
+        self.net = MLP(sizes, generator, output=output, initialization=initialization)
         self.log_std = nn.Parameter(torch.zeros(action_dim))
         self.bounds = log_std
 
@@ -262,3 +271,18 @@ class TwinCritic(nn.Module):
             obs = obs[:, None].expand(*shape, -1)
         x = torch.cat((obs, action), dim=-1).view(shape.numel(), -1)
         return self.q1(x).view(shape), self.q2(x).view(shape)
+
+
+class TwinValue(nn.Module):
+    """Two independent V(s): obs [B, obs_dim] to (V1 [B], V2 [B])."""
+
+    def __init__(
+        self, obs_dim: int, hidden: Sequence[int], generator: torch.Generator, layer_norm: bool = False
+    ) -> None:
+        super().__init__()
+        sizes = [obs_dim, *hidden, 1]
+        self.v1 = MLP(sizes, generator, layer_norm=layer_norm)
+        self.v2 = MLP(sizes, generator, layer_norm=layer_norm)
+
+    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.v1(obs).squeeze(-1), self.v2(obs).squeeze(-1)

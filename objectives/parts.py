@@ -42,13 +42,13 @@ def rl_loss(
     return policy.combine(terms, 1.0 if constraint else None), terms.metrics
 
 
-def check_warm_start(warm_start: float | None) -> None:
-    """Raises ValueError for what is neither a share nor a number of steps."""
+def check_warm_start(warm_start: float | None, key: str = "warm_start") -> None:
+    """Raises ValueError for what is neither a share nor a number of steps; `key` names the setting."""
     if warm_start is None:
         return
     whole = math.isfinite(warm_start) and warm_start == int(warm_start)
     if not (0 < warm_start < 1 or (whole and warm_start >= 1)):
-        raise ValueError(f"warm_start must be a share below 1 or a whole number of gradient steps, not {warm_start}")
+        raise ValueError(f"{key} must be a share below 1 or a whole number of gradient steps, not {warm_start}")
 
 
 def warm_started(learner: Learner, warm_start: float | None, spec: Spec) -> tuple[Learner, int | None]:

@@ -70,6 +70,7 @@ class Experiment:
     Attributes:
         steps: in all: gradient steps on data, then environment steps.
         offline_steps: those of them on data; all where there is no online phase.
+        init: by parameter group, the run folder (`{seed}` stands for the seed) whose trained values it starts with.
         where: the file it came from, for messages.
         resolved: the same as plain data, every default filled in; `config.yaml` of a run.
     """
@@ -90,6 +91,7 @@ class Experiment:
     evaluation: Evaluation
     checkpoint: Checkpoint
     watch: tuple[str, ...]
+    init: Mapping[str, str]
     where: str
     resolved: Mapping[str, Any]
 
@@ -140,7 +142,7 @@ class _Plain:
 
 
 FREE = ("steps", "seeds", "device", "compile", "stack")  # may differ between starts of one run
-TOP_LEVEL = ("algorithm", "objective", "data", "online", "let", *(f.name for f in dataclasses.fields(_Plain)))
+TOP_LEVEL = ("algorithm", "objective", "data", "init", "online", "let", *(f.name for f in dataclasses.fields(_Plain)))
 """`let` holds values for `${let.x}` elsewhere in the file or in those based on it; it leaves no trace of its own."""
 
 
@@ -260,6 +262,10 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         for i, node in enumerate(objective if several else [objective])
     ]
     data = {role: _source(node, where, f"data.{role}") for role, node in _mapping(raw, "data", where).items()}
+    init = _mapping(raw, "init", where)
+    for group, run in init.items():
+        if not isinstance(run, str):
+            raise ConfigError(f"{where}: init.{group} must name a run folder, such as runs/<name>-<hash>/{{seed}}")
     needs_data = online is None or offline_steps or online.from_data
     if "train" not in data and needs_data:
         raise ConfigError(f"{where}: 'data.train' is missing; add 'train: {{recipe: ...}}' (see `metarl data list`)")
@@ -306,6 +312,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         "algorithm": algorithm_plain,
         "objective": [node for _, node in built],
         "data": data,
+        **({"init": init} if init else {}),
         **({} if online is None else {"online": dataclasses.asdict(online)}),
         **{k: plain[k] for k in ("steps", "device", "precision", "compile", "stack")},
         "seeds": list(seeds),
@@ -331,6 +338,7 @@ def build(raw: Mapping[str, Any], where: str, folder: Path | None = None) -> Exp
         evaluation=evaluation,
         checkpoint=checkpoint,
         watch=watch,
+        init=dict(init),
         where=where,
         resolved=resolved,
     )

@@ -347,12 +347,23 @@ class Learner:
     def _group(self, name: str) -> Params:
         return dict(self.modules[name].named_parameters()) if name in self.modules else self.tensors[name]
 
-    def init(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> TrainState:
-        """The initial state; a group that follows a source by `Polyak` starts as its copy."""
+    def init(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        given: Mapping[str, Params] | None = None,
+    ) -> TrainState:
+        """The initial state; a group that follows a source by `Polyak` starts as its copy.
+
+        Args:
+            dtype, device: of its tensors.
+            given: groups that start with these values.
+        """
         tree: Tree = {
             name: {k: p.detach().clone() for k, p in m.named_parameters()} for name, m in self.modules.items()
         }
         tree |= {name: {k: t.detach().clone() for k, t in group.items()} for name, group in self.tensors.items()}
+        tree |= given or {}
         for update in self.updates.values():
             if isinstance(update.gradient, Polyak) and update.params not in tree:
                 tree[update.params] = {k: p.clone() for k, p in tree[update.gradient.source].items()}

@@ -118,6 +118,12 @@ def unflatten(template: Any, tensors: dict[str, Tensor], where: str) -> Any:
     return pytree.tree_unflatten(leaves, structure)
 
 
+def digest_of(group: dict[str, Tensor]) -> str:
+    """sha256 of a group's tensors, by name."""
+    data = safetensors.torch.save({k: t.detach().cpu().contiguous().clone() for k, t in sorted(group.items())})
+    return hashlib.sha256(data).hexdigest()
+
+
 def _steps(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
 

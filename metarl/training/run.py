@@ -176,6 +176,7 @@ class Run:
             "env": self.setup.env,
             "data": self._data_digests(),
             "plugins": plugin_digests(self.experiment),
+            **({"init": self._init_digests()} if self.experiment.init else {}),
             "sizes": self._recorder.sizes(),
             "evaluations": self._evaluations,
         }
@@ -214,6 +215,11 @@ class Run:
                 wait = ", or wait for the first reward" if online else ""
                 self.reporter.say(f"warning: {text}{wait}")
 
+    def _init_digests(self) -> dict[str, str]:
+        """Of the groups that start with another run's values."""
+        start = self.setup.start.tree
+        return {group: checkpoints.digest_of(start[group]) for group in self.experiment.init}
+
     def _data_digests(self) -> dict[str, str]:
         return {name: d.card.sha256 for name, d in self.setup.data.items()}
 
@@ -225,6 +231,9 @@ class Run:
         for name, digest in plugin_digests(self.experiment).items():
             if saved.record["plugins"].get(name) != digest:
                 raise ConfigError(f"the file of {name!r} has changed since this run was begun; {remedy}")
+        for group, digest in self._init_digests().items():
+            if saved.record.get("init", {}).get(group) != digest:
+                raise ConfigError(f"init.{group} has been trained further since this run was begun; {remedy}")
         span = saved.record.get("span")
         if span is not None and span != self.learner.span:
             online = self.experiment.online is not None

@@ -23,6 +23,7 @@ from metarl.errors import ConfigError, DataError
 from metarl.learner import Learner, Spec
 from metarl.training import checkpoints
 from metarl.training.folder import RunFolder
+from metarl.training.initial import trained_groups
 from metarl.training.streams import Streams, generator
 
 
@@ -53,13 +54,13 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     """Loads the data and builds the learner; writes nothing."""
     device = resolve_device(experiment.device)
     dtype = dtype_of(experiment)
-    given = experiment.data.get("train")
-    loaded = {} if given is None else {"train": _load(experiment, "train", seed, beside)}
+    train = experiment.data.get("train")
+    loaded = {} if train is None else {"train": _load(experiment, "train", seed, beside)}
     train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
     spec = replace(_spec(env, loaded), steps=experiment.gradient_steps)
     learner = build_learner(experiment, spec, seed)
     for name, role in learner.roles.items():
-        if role.source != "train" or given is not None or experiment.online is None:
+        if role.source != "train" or train is not None or experiment.online is None:
             loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)
     if experiment.watch and learner.policy is None:
         raise ConfigError(f"{experiment.where}: watch looks at a policy's terms, and this algorithm exposes none")
@@ -115,7 +116,8 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
         online.replay if online else None,
         experiment.online.from_data if experiment.online else 0.0,
     )
-    start = learner.init(dtype, device)
+    given = trained_groups(experiment, learner, seed, statistics.get("train"), dtype, device)
+    start = learner.init(dtype, device, given)
     return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched, online)
 
 

@@ -1,0 +1,73 @@
+"""Parameter groups that start with what another run has trained: `init: {critic: runs/<name>-<hash>/{seed}}`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from metarl.bilevel import Params, Tree
+from metarl.config import Experiment
+from metarl.data.transitions import Statistics
+from metarl.errors import ConfigError, nearest
+from metarl.learner import Learner
+from metarl.training import checkpoints
+from metarl.training.folder import RunFolder
+
+
+def trained_groups(
+    experiment: Experiment,
+    learner: Learner,
+    seed: int,
+    statistics: Statistics | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tree:
+    """The groups that `init` names, from the newest whole checkpoints of the runs that it names.
+
+    Raises:
+        ConfigError: no such group here or there, no such run, other shapes, or observations that were normalised
+            otherwise.
+    """
+    return {
+        group: _group(f"{experiment.where}: init.{group}", group, run, learner, seed, statistics, dtype, device)
+        for group, run in experiment.init.items()
+    }
+
+
+def _group(
+    where: str,
+    group: str,
+    run: str,
+    learner: Learner,
+    seed: int,
+    statistics: Statistics | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Params:
+    template = learner.init().tree
+    if group not in template:
+        raise ConfigError(f"{where}: this learner has no such parameter group.{nearest(group, template)}")
+    folder = RunFolder(Path(run.replace("{seed}", str(seed))))
+    if not folder.path.is_dir():
+        raise ConfigError(f"{where}: there is no run folder {folder.path}; train that run first")
+    notes: list[str] = []
+    saved = checkpoints.load_newest(folder.checkpoints, notes.append)
+    if saved is None:
+        raise ConfigError(f"{where}: {folder.path} has no checkpoint; name the folder of one seed, and train it first")
+    prefix = f"tree/{group}/"
+    found = {name.removeprefix(prefix): value for name, value in saved.tensors.items() if name.startswith(prefix)}
+    if not found:
+        others = sorted({name.split("/")[1] for name in saved.tensors if name.startswith("tree/")})
+        raise ConfigError(f"{where}: {folder.path} has no such group; it has {', '.join(others)}")
+    shapes, wanted = ({k: list(t.shape) for k, t in each.items()} for each in (found, template[group]))
+    if shapes != wanted:
+        raise ConfigError(f"{where}: {folder.path} has {shapes}, this learner {wanted}; give both the same networks")
+    theirs = {k: v for k, v in saved.tensors.items() if k.startswith("statistics/")}
+    ours = {} if statistics is None else {f"statistics/{k}": v for k, v in statistics.to_dict().items()}
+    if theirs.keys() != ours.keys() or any(not torch.equal(theirs[k], v.cpu()) for k, v in ours.items()):
+        raise ConfigError(
+            f"{where}: {folder.path} saw observations normalised otherwise; train both with normalize=false, or on the "
+            "same data.train"
+        )
+    return {k: v.to(device, dtype if v.is_floating_point() else v.dtype) for k, v in found.items()}

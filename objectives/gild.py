@@ -65,6 +65,9 @@ class GILD:
         None, "gradient steps (or, below 1, share of the run's) after which G and the demonstrations are dropped"
     )
     batch_size: int = option(256, "demonstrated transitions in a batch", least=1)
+    density: Literal["gild", "base"] = option(
+        "gild", "what cloning maximises on sac: the density of GILD's code, or the policy's own"
+    )
     constraint: bool = option(True, "keep an offline algorithm's own tie to its data")
 
     presets: ClassVar[dict[str, dict]] = {
@@ -80,7 +83,7 @@ class GILD:
         net = nn.MLP(
             (2 * spec.action_dim + spec.obs_dim, *self.net.hidden, 1), generator, self.net.activation, "softplus"
         )
-        form = tuple({"gild"} & set(policy.forms))
+        form = ("gild",) if self.density == "gild" and "gild" in policy.forms else ()
 
         def learned(tree: Tree, batches: Batches) -> tuple[Tensor, Tensor]:
             demo = batches["demo"]

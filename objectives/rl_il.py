@@ -3,14 +3,15 @@
     L(theta) = L_rl(theta; batch) + weight L_il(theta; demonstrations)
 
 (Deng et al. 2025, arXiv:2501.07346, "vanilla RL + IL"; in its code the step that GILD's meta-loss compares with.)
-L_il is the mean squared error of a deterministic policy, and minus the mean log-density of a stochastic one; for SAC
-GILD's code takes the density of the Gaussian before tanh at the action itself and averages it over dimensions, which
-is form `gild` here.
+L_il is the mean squared error of a deterministic policy, and minus the mean log-density of a stochastic one. On SAC
+GILD's code takes the density of the Gaussian before tanh at the action itself, averaged over dimensions: its mode is
+tanh(a), not a. That is the default; `density: base` is the log-density of the policy.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,6 +30,9 @@ class RLIL:
     warm_start: float | None = option(
         None, "gradient steps (or, below 1, share of the run's) after which the demonstrations are dropped"
     )
+    density: Literal["gild", "base"] = option(
+        "gild", "what cloning maximises on sac: the density of GILD's code, or the policy's own"
+    )
     constraint: bool = option(True, "keep an offline algorithm's own tie to its data")
 
     def __post_init__(self) -> None:
@@ -37,7 +41,7 @@ class RLIL:
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with another loss of its policy, and the role `demo`."""
         policy = learner.hooks("rl_il")
-        form = tuple({"gild"} & set(policy.forms))
+        form = ("gild",) if self.density == "gild" and "gild" in policy.forms else ()
 
         def loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
             rl, metrics = rl_loss(policy, tree, batches, constraint=self.constraint)

@@ -1,7 +1,4 @@
-"""No algorithm: the empty learner, for an objective that brings everything (POR).
-
-It has no network and no policy; it says how large the batches of the role `train` are, and how data is read.
-"""
+"""No algorithm: the empty learner, for an objective that brings everything (POR); it says only how data is read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl import Learner, Rewards, Role, Spec, option
+from metarl import Learner, Rewards, Spec, option
 from metarl.bilevel import Tree
 from metarl.errors import ConfigError
 
@@ -20,17 +17,15 @@ from metarl.errors import ConfigError
 class Nothing:
     """The empty learner, for an objective that brings everything."""
 
-    batch_size: int = option(256, "transitions in a batch", least=1)
     normalize: bool = option(False, "observations as (s - mean) / (std + 1e-3) of the training data")
     rewards: Rewards = option(factory=Rewards, help="what is made of the data's rewards")
 
     def build(self, spec: Spec, generator: torch.Generator) -> Learner:
-        """The learner: no groups and no stages."""
+        """The learner: no groups, no stages, no roles."""
         return Learner(
             modules={},
             stages=(),
             act=_act,
-            roles={"train": Role("train", self.batch_size)},
             normalize=self.normalize,
             rewards=self.rewards,
         )

@@ -37,6 +37,7 @@ from metarl import (
     PolicyTerms,
     Polyak,
     Rewards,
+    Role,
     Signal,
     Spec,
     Terms,
@@ -45,7 +46,6 @@ from metarl import (
     cosine_decay,
     nn,
     option,
-    refuse_degree,
     sgd,
     stop_gradient,
 )
@@ -89,6 +89,7 @@ class POR:
     )
     decay: bool = option(True, "let the rates of guide and execute policy fall to 0 by a cosine over their steps")
     train_execute: bool = option(True, "false keeps the execute policy as it is, to be loaded by `init`")
+    batch_size: int = option(256, "transitions in a batch; with value=base the algorithm's", least=1)
     rewards: Rewards | None = option(None, "what is made of the data's rewards; null leaves it to the algorithm")
 
     presets: ClassVar[Mapping[str, Mapping]] = {
@@ -146,7 +147,7 @@ class POR:
         value = nn.TwinValue(obs, hidden, generator, self.layer_norm) if self.value == "own" else None
         guide = nn.GaussianPolicy(obs, obs, hidden, generator, bounds, squashed=False)
         execute = nn.GaussianPolicy(2 * obs, spec.action_dim, self.execute_hidden, generator, bounds, squashed=False)
-        learner, base = self._without_policy(learner)
+        learner, base = self._without_policy(learner, obs)
         policy = _Guide(guide, execute, value, base, spec.max_action, self.discount, self.alpha, self.form)
 
         def value_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
@@ -194,6 +195,7 @@ class POR:
             own = Update("value", "value", value_loss, self.value_optimizer, start=start)
             target = Update("value_target", "value_target", None, sgd(self.tau), Polyak("value"), start=start)
             stages = ((own,), *stages, (target,))
+            learner = learner.with_roles(train=Role("train", self.batch_size))
         learner = learner.with_modules(**modules)
         noise = {"guide": NoiseSpec((obs,))} if self.form == "v_guided" else {}
         return replace(
@@ -204,7 +206,7 @@ class POR:
             rewards=learner.rewards if self.rewards is None else self.rewards,
         )
 
-    def _without_policy(self, learner: Learner) -> tuple[Learner, PolicyTerms | None]:
+    def _without_policy(self, learner: Learner, obs_dim: int) -> tuple[Learner, PolicyTerms | None]:
         """The learner without its own policy, which nobody would act by, and the terms that know its V."""
         if self.value == "own":
             if learner.stages:
@@ -214,6 +216,7 @@ class POR:
                 )
             return learner, None
         base = learner.hooks("por with value=base")
+        base.v(learner.init().tree, torch.zeros(1, obs_dim))  # which says so where there is none
         groups = {learner.updates[name].params for name in base.updates}
         modules = {name: module for name, module in learner.modules.items() if name not in groups}
         kept = (tuple(u for u in stage if u.name not in base.updates) for stage in learner.stages)
@@ -258,7 +261,8 @@ class _Guide:
 
     def combine(self, terms: Terms, degree: float | Tensor | None) -> Tensor:
         if terms.constraint is None:
-            refuse_degree("por with form=residual", degree)
+            if isinstance(degree, Tensor) or degree not in (None, 1.0):
+                raise ConfigError("por with form=residual has no constraint to weigh; set form: v_guided")
             return -terms.improvement.mean()
         if degree is None:
             return -terms.improvement.mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import torch
 
@@ -61,7 +62,7 @@ def check(plan: Plan, skip: Collection[str] = ()) -> Report:
         except ConfigError:  # a mistake in what was asked for, not in the objective
             raise
         except Exception as error:
-            return Report(plan.title, plan.algorithm or "any", (_unbuilt(plan, error),))
+            return Report(plan.title, plan.base or "any", (_unbuilt(plan, error),))
         found = []
         for name, run in CHECKS.items():
             if name in skip:
@@ -118,4 +119,4 @@ def _first(error: Exception) -> str:
 
 
 def _sibling(plan: Plan, case: Case) -> Case:
-    return make(Plan(plan.objective, case.algorithm, plan.folder), seed=1)
+    return make(replace(plan, algorithm=plan.algorithm or case.algorithm), seed=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
@@ -34,7 +35,15 @@ def check(
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every registered objective, one line each.")] = False,
     algorithm: Annotated[
-        str | None, typer.Option(help="The base; by default the first registered one that it attaches to.")
+        str | None,
+        typer.Option(
+            help="The base, with settings as '{name: iql, beta: 10}'; by default the first registered one that it "
+            "attaches to."
+        ),
+    ] = None,
+    after: Annotated[
+        list[str] | None,
+        typer.Option(help="An objective attached before it, as '{name: por, form: v_guided}'; may be repeated."),
     ] = None,
     beside: Annotated[
         Path | None, typer.Option(help="Where components named module:Class lie; by default here.")
@@ -51,6 +60,7 @@ def check(
     if everything and settings:
         raise ConfigError("--all takes no settings")
     settle()
+    base = None if algorithm is None else _component(algorithm)
     skip = () if compiled else ("compiles",)
     nodes = (
         [{"name": n} for n in registry.names("metarl.objectives")] if everything else [_node(objective, settings or [])]
@@ -60,7 +70,8 @@ def check(
     if not console.is_terminal:
         console.width = max(console.width, 120)
     for node in nodes:
-        report = _checked(Plan(node, algorithm, beside), skip, forgive=everything)
+        plan = Plan(node, base, beside, tuple(_component(text) for text in after or ()))
+        report = _checked(plan, skip, forgive=everything)
         reports.append(report)
         if as_json:
             continue
@@ -81,7 +92,24 @@ def _checked(plan: Plan, skip: Sequence[str], forgive: bool) -> Report:
     except ConfigError as error:
         if not forgive:
             raise
-        return Report(plan.title, plan.algorithm or "any", (Finding("builds", "warning", "not checked", str(error)),))
+        return Report(
+            plan.title,
+            "any" if plan.algorithm is None else str(plan.algorithm),
+            (Finding("builds", "warning", "not checked", str(error)),),
+        )
+
+
+def _component(text: str) -> dict[str, Any]:
+    """A name, or a mapping in YAML's short form with one."""
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{text!r} is neither a name nor '{{name: ..., setting: value}}'") from error
+    if isinstance(given, str):
+        return {"name": given}
+    if not isinstance(given, dict) or "name" not in given:
+        raise ConfigError(f"{text!r} is neither a name nor '{{name: ..., setting: value}}'")
+    return given
 
 
 def _node(objective: str | None, settings: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ def _distance(x: Tensor, y: Tensor) -> float:
 
 def cost(plan: Plan, algorithm: str) -> list[Finding]:
     """Time, FLOPs and memory of a step over the base algorithm's, at the components' own sizes in float32."""
-    case = make(Plan(plan.objective, algorithm, plan.folder), small=False)
+    case = make(replace(plan, algorithm=plan.algorithm or algorithm), small=False)
     ours = _ready(case, case.learner)
     flops, memory = _flops(ours), peak_memory(ours)
     if not case.base.due(case.meta_step):

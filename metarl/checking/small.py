@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from metarl import registry
 from metarl.checking.case import Case
 from metarl.component import component, schema_of
@@ -21,7 +19,6 @@ SMALL = Spec(obs_dim=5, action_dim=3, max_action=(1.0, 0.5, 2.0))
 FULL = Spec(obs_dim=17, action_dim=6, max_action=(1.0,) * 6)
 HIDDEN = [16, 16]
 SIZES = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)  # primes, no dimension among them
-NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -30,19 +27,26 @@ class Plan:
 
     Attributes:
         objective: `{name: ..., setting: value}` as in an experiment's YAML.
-        algorithm: a name; None takes the first registered one that the objective attaches to, those with a class
-            attribute `check_first` before the others.
+        algorithm: a name, or a name with settings as in an experiment's YAML; None takes the first registered one that
+            the objective attaches to, those with a class attribute `check_first` before the others.
         folder: where components named `module:Class` lie.
+        after: objectives that are attached before it.
     """
 
     objective: Mapping[str, Any]
-    algorithm: str | None = None
+    algorithm: str | Mapping[str, Any] | None = None
     folder: Path | None = None
+    after: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def base(self) -> str | None:
+        """The algorithm's name; None where it is yet to be found."""
+        return self.algorithm if isinstance(self.algorithm, str | None) else str(self.algorithm.get("name"))
 
     @property
     def title(self) -> str:
-        """The objective's name."""
-        return str(self.objective.get("name"))
+        """The names of the objectives in order."""
+        return " on ".join(str(node.get("name")) for node in (self.objective, *self.after[::-1]))
 
 
 class CannotBuild(Exception):
@@ -61,15 +65,15 @@ def make(plan: Plan, *, small: bool = True, seed: int = 0) -> Case:
         ConfigError: a name or a setting is wrong, or the objective refuses every algorithm.
     """
     if plan.algorithm is not None:
-        return _made(plan, plan.algorithm, small, seed)
+        given = {"name": plan.algorithm} if isinstance(plan.algorithm, str) else plan.algorithm
+        return _made(plan, given, small, seed)
     refused: dict[str, str] = {}
     broken: Exception | None = None
-    _objective(plan, small)  # a misspelt setting is no refusal
-    for name in [*sorted(registry.names("metarl.algorithms"), key=_is_later), NONE]:
-        if name in refused:
-            continue
+    for node in (*plan.after, plan.objective):
+        _objective(node, plan.folder, small)  # a misspelt setting is no refusal
+    for name in sorted(registry.names("metarl.algorithms"), key=_is_later):
         try:
-            return _made(plan, name, small, seed)
+            return _made(plan, {"name": name}, small, seed)
         except ConfigError as error:
             refused[name] = str(error)
         except CannotBuild:
@@ -87,14 +91,16 @@ def _is_later(algorithm: str) -> bool:
     return not getattr(registry.resolve("metarl.algorithms", algorithm), "check_first", False)
 
 
-def _made(plan: Plan, algorithm: str, small: bool, seed: int) -> Case:
+def _made(plan: Plan, algorithm: Mapping[str, Any], small: bool, seed: int) -> Case:
     spec = SMALL if small else FULL
-    base = _base(algorithm, spec, small, seed, plan.folder)
-    learner = _objective(plan, small).attach(base, spec, generator(seed, "init", "objective", 0))
-    if not isinstance(learner, Learner):
-        raise TypeError(
-            f"attach returned {learner!r}; it must return the learner that it was given, with its additions"
-        )
+    learner = base = _base(algorithm, spec, small, seed, plan.folder)
+    for i, node in enumerate((*plan.after, plan.objective)):
+        base = learner
+        learner = _objective(node, plan.folder, small).attach(base, spec, generator(seed, "init", "objective", i))
+        if not isinstance(learner, Learner):
+            raise TypeError(
+                f"attach returned {learner!r}; it must return the learner that it was given, with its additions"
+            )
     try:
         learner = learner.ready()
     except ConfigError as error:
@@ -109,28 +115,25 @@ def _made(plan: Plan, algorithm: str, small: bool, seed: int) -> Case:
         learner = replace(learner, roles=roles)
         for module in learner.modules.values():  # a loss that calls one itself is told of that, not of its dtype
             module.double()
-    return Case(algorithm, spec, learner, base, seed)
+    return Case(str(algorithm["name"]), spec, learner, base, seed)
 
 
-def _base(algorithm: str, spec: Spec, small: bool, seed: int, folder: Path | None) -> Learner:
-    if algorithm == NONE and NONE not in registry.names("metarl.algorithms"):
-        return Learner(modules={}, stages=(), act=_no_act)
+def _base(given: Mapping[str, Any], spec: Spec, small: bool, seed: int, folder: Path | None) -> Learner:
+    algorithm = str(given.get("name"))
     target = registry.resolve("metarl.algorithms", algorithm, folder=folder)
     own = {f.name: f for f in dataclasses.fields(schema_of(target))}
     reduced = {"hidden": HIDDEN, "batch_size": SIZES[0]} if small else {}
-    node = {"name": algorithm} | {key: value for key, value in reduced.items() if key in own}
+    node = {key: value for key, value in reduced.items() if key in own} | dict(given)
     built, _ = component("metarl.algorithms", node, "metarl check", "algorithm", folder)
     return built.build(spec, generator(seed, "init", "algorithm"))
 
 
-def _objective(plan: Plan, small: bool) -> Any:
-    node = dict(plan.objective)
-    target = registry.resolve("metarl.objectives", plan.title, folder=plan.folder)
-    if small and "batch_size" in {f.name for f in dataclasses.fields(schema_of(target))}:
-        node.setdefault("batch_size", SIZES[1])
-    built, _ = component("metarl.objectives", node, "metarl check", "objective", plan.folder)
+def _objective(given: Mapping[str, Any], folder: Path | None, small: bool) -> Any:
+    node = dict(given)
+    target = registry.resolve("metarl.objectives", str(node.get("name")), folder=folder)
+    own = {f.name for f in dataclasses.fields(schema_of(target))}
+    if small:
+        reduced = {"batch_size": SIZES[1], "execute_hidden": HIDDEN}
+        node = {key: value for key, value in reduced.items() if key in own} | node
+    built, _ = component("metarl.objectives", node, "metarl check", "objective", folder)
     return built
-
-
-def _no_act(tree: Any, obs: Tensor, carry: Any, noise: Any, deterministic: bool) -> tuple[Tensor, Any]:
-    raise ConfigError("this learner has no policy to act with")

@@ -1,4 +1,7 @@
-"""Figures of a learned function, from a run's probes: over its input, its outputs, over training."""
+"""Figures of a learned function, from a run's probes: over its input, its outputs, over training.
+
+A function of more than its input has no curve; then some of its batch are drawn as points.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from benchmarks.colours import FAINT
 from benchmarks.drawing import NARROW, panel, steps_axis, thinned
 from benchmarks.results import Cell, Run
 
+LONG = 24  # letters of an input's name that leave room beside them
 SEEDS = 3  # drawn one by one; of more, mean and range
 
 
@@ -30,7 +34,8 @@ def probe_curve(cell: Cell, name: str, colour: str) -> Figure | None:
         axis.set_zorder(density.get_zorder() + 1)
         for label, tone, rows in moments:
             _functions(axis, rows, colour, tone, label)
-        axis.set_xlabel(f"{moments[0][2][0]['input_name']} (grey: the last batch)")
+        seen = moments[0][2][0]["input_name"]
+        axis.set_xlabel(seen + ("\n" if len(seen) > LONG else " ") + "(grey: the last batch)")
         axis.set_ylabel(moments[0][2][0]["output_name"])
         _legend_above(figure, axis)
     return figure
@@ -41,15 +46,20 @@ def probe_histogram(cell: Cell, name: str, colour: str) -> Figure | None:
     moments = list(_moments(cell, name))
     if not moments:
         return None
+    reach: list[float] = []
     with panel(NARROW) as (figure, axis):
         for label, tone, rows in moments:
             edges, share = _pooled(rows, "outputs")
+            held = np.flatnonzero(share)
+            reach += [edges[held[0]], edges[held[-1] + 1]]
             shade, alpha = _shade(colour, tone)
             axis.stairs(share, edges, fill=True, color=shade, alpha=0.3 * alpha)
             dash = "-" if tone else "--"
             axis.stairs(share, edges, color=shade, alpha=alpha, linewidth=1.4, linestyle=dash, label=label)
         axis.set_xlabel(moments[0][2][0]["output_name"])
         axis.set_ylabel("share of the batch")
+        margin = 0.05 * (max(reach) - min(reach))
+        axis.set_xlim(min(reach) - margin, max(reach) + margin)  # bins of a constant reach far beyond it
         _legend_above(figure, axis)
     return figure
 
@@ -76,7 +86,7 @@ def probe_course(cell: Cell, name: str, colour: str) -> Figure | None:
         below.set_ylim(bottom=0)
         above.tick_params(labelbottom=False)
         steps_axis(above)
-        steps_axis(below)
+        steps_axis(below, _unit(cell))
         above.set_xlabel("")
         figure.align_ylabels()
     return figure
@@ -110,8 +120,14 @@ def _range(values: list[float]) -> str:
 
 
 def _functions(axis: Axes, rows: list[Mapping[str, Any]], colour: str, tone: float, label: str) -> None:
-    """Every seed a line, of many seeds their mean and range on a common grid."""
+    """Every seed a line, of many seeds their mean and range on a common grid; or every seed's points."""
     shade, alpha = _shade(colour, tone)
+    if "points" in rows[0]:
+        x, y = np.concatenate([row["points"] for row in rows]).T
+        filled = shade if tone == 1 else "none"
+        marker = {0.0: "s", 0.5: "^"}.get(tone, "o")
+        axis.plot(x, y, marker, color=shade, alpha=alpha, markersize=3.2, markerfacecolor=filled, label=label)
+        return
     style: Any = {"color": shade, "alpha": alpha, "linewidth": 1.6, "linestyle": "-" if tone else "--"}
     if len(rows) <= SEEDS:
         for i, row in enumerate(rows):
@@ -138,14 +154,16 @@ def _moments(cell: Cell, name: str) -> Iterator[tuple[str, float, list[Mapping[s
     runs = _counted(cell, name)
     of_runs = [{row["step"]: row for row in run.probes[name]} for run in runs]
     every = {step for rows in of_runs for step in rows}
-    for tone in (0.0, 0.5, 1.0):
-        if not every or (tone and max(every) == 0):
-            return
-        at = min(sorted(every), key=lambda step: abs(step - tone * max(every)))
+    if not every:
+        return
+    first, last = min(every), max(every)
+    moments: dict[int, float] = {}
+    for tone in (1.0, 0.0, 0.5) if last else (0.0,):  # of few steps, the end and the start are told
+        moments.setdefault(min(sorted(every), key=lambda step: abs(step - first - tone * (last - first))), tone)
+    for at, tone in sorted(moments.items()):
         rows = [of_run[at] for of_run in of_runs if at in of_run]
-        if not tone or at:
-            few = "" if len(rows) == len(runs) else f" ({len(rows)} of {len(runs)} seeds)"
-            yield f"step {at:,}{few}", tone, rows
+        few = "" if len(rows) == len(runs) else f" ({len(rows)} of {len(runs)} seeds)"
+        yield f"step {at:,}{few}", tone, rows
 
 
 def _pooled(rows: list[Mapping[str, Any]], what: str) -> tuple[Any, Any]:
@@ -165,6 +183,14 @@ def _rebinned(histogram: Mapping[str, Any], edges: Any) -> Any:
 def _shade(colour: str, tone: float) -> tuple[str, float]:
     """Grey at the start, then the colour, ever less transparent."""
     return (colour, 0.3 + 0.7 * tone) if tone else (FAINT, 1.0)
+
+
+def _unit(cell: Cell) -> str:
+    """What the cell's steps are; see `Results.counted`."""
+    config = cell.config or {}
+    if not config.get("online"):
+        return "gradient steps"
+    return "steps" if config["steps"]["offline"] else "environment steps"
 
 
 def _symbol(name: str) -> str:

@@ -1,4 +1,8 @@
-"""Measures, prints, and writes benchmarks/speed/results/speed.json, docs/speed.md and docs/speed.png from it."""
+"""Measures, prints, and writes benchmarks/speed/results/speed.json, docs/speed.md and docs/speed.png from it.
+
+With `--only ... --merge` what is measured takes the place of the same in the JSON, with the facts of its own run beside
+it. Only what is complete in itself can be merged: no ratio is ever taken across runs.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ from rich.progress import Progress
 from benchmarks.drawing import to_png
 from benchmarks.readme import with_table
 from benchmarks.speed import experiments
-from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
-from benchmarks.speed.contestants import LABELS, Rivals, compared, contestants
+from benchmarks.speed.comparisons import BASES, COMPARISONS, LEARNED, MODES, WHOLE
+from benchmarks.speed.contestants import LABELS, Rivals, compared, contestants, learned
 from benchmarks.speed.page import page
 from benchmarks.speed.picture import picture
 from benchmarks.speed.rounds import bar
@@ -31,7 +35,10 @@ from metarl.training.folder import write_aside, write_json
 
 RESULT = Path(__file__).parent / "results" / "speed.json"
 DOCS = Path(__file__).parents[2] / "docs"
-QUESTIONS = (*COMPARISONS, "gorl", "gorl_bases", "flops", "compile", "flatness", "gpu")
+WHOLE_IN_THEMSELVES = {**dict.fromkeys(COMPARISONS, "compared"), **dict.fromkeys(LEARNED, "learned")}
+WHOLE_IN_THEMSELVES |= dict.fromkeys(WHOLE, "whole")
+"""Questions whose answers can be merged into another run's, and where they stand in it."""
+QUESTIONS = (*WHOLE_IN_THEMSELVES, "gorl", "gorl_bases", "flops", "compile", "flatness", "gpu")
 
 
 def measure(
@@ -46,6 +53,7 @@ def measure(
     chosen = [name for name in only if name not in QUESTIONS]
     found, left_out = contestants(rivals, chosen, compiled=not quick)
     comparisons = {name: compared(name, rivals, compiled=not quick) for name in COMPARISONS if name in asked}
+    beside = {name: learned(name, rivals, compiled=not quick) for name in LEARNED if name in asked}
     result: dict[str, Any] = {
         "environment": environment(),
         "load_average": {"before": os.getloadavg()[0]},
@@ -62,6 +70,10 @@ def measure(
             result["compared"] = {
                 name: experiments.compare(lab, name, each, left_out) for name, each in comparisons.items()
             }
+        if beside:
+            result["learned"] = {name: experiments.learned(lab, name, each, left_out) for name, each in beside.items()}
+        if whole := [name for name in WHOLE if name in asked]:
+            result["whole"] = {name: experiments.whole(lab, name) for name in whole}
         modes = ("recorded",) if quick else MODES
         if "gorl" in asked:
             result["gorl"] = experiments.gorl(lab, left_out, modes)
@@ -75,6 +87,20 @@ def measure(
         if "gpu" in asked:
             result["gpu"] = experiments.gpu(lab, left_out)
     result["load_average"]["after"] = os.getloadavg()[0]
+    return result
+
+
+def merged(old: Mapping[str, Any], new: Mapping[str, Any], asked: Sequence[str]) -> dict[str, Any]:
+    """`old` with the answers to `asked` from `new`, and with the facts of their run under `apart`."""
+    result = {**old, "apart": dict(old.get("apart", {}))}
+    facts = {name: new[name] for name in ("environment", "load_average", "settings")}
+    for name in asked:
+        where = WHOLE_IN_THEMSELVES[name]
+        result[where] = {**result.get(where, {}), name: new[where][name]}
+        result["apart"][name] = facts
+    order = {where: [name for name, other in WHOLE_IN_THEMSELVES.items() if other == where] for where in result}
+    for where in {WHOLE_IN_THEMSELVES[name] for name in asked}:
+        result[where] = {name: result[where][name] for name in order[where] if name in result[where]}
     return result
 
 
@@ -93,9 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.render:
         render(json.loads(options.out.read_text()), options.docs)
         return 0
+    if options.merge and (options.quick or not options.only or set(options.only) - set(WHOLE_IN_THEMSELVES)):
+        print(f"error: --merge goes with --only and names of {', '.join(WHOLE_IN_THEMSELVES)}", file=sys.stderr)
+        return 2
     core = options.core if options.core is not None or options.quick else default_core()
     settings = Settings.quick(core) if options.quick else Settings(rounds=options.rounds, core=core)
-    rivals = Rivals(options.corl, options.unifloral, options.unifloral_python, options.d3rlpy_python)
+    rivals = Rivals(options.corl, options.unifloral, options.unifloral_python, options.d3rlpy_python, options.gild)
     console = Console()
     try:
         with bar() as progress:
@@ -107,7 +136,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(grid.shown(), highlight=False)
     for name, reason in result["left_out"].items():
         console.print(f"left out: {LABELS.get(name, name)}, because {reason}", highlight=False, markup=False)
-    if not options.quick and not options.only:
+    if options.merge:
+        result = merged(json.loads(options.out.read_text()), result, options.only)
+    if options.merge or not (options.quick or options.only):
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.out, result)
         render(result, options.docs)
@@ -125,10 +156,12 @@ def _parser() -> argparse.ArgumentParser:
         "--unifloral-python", default=sys.executable, help="interpreter with jax, flax, distrax and optax"
     )
     parser.add_argument("--d3rlpy-python", help="interpreter with d3rlpy (else this one, where it has it)")
+    parser.add_argument("--gild", type=Path, help="folder of a checkout of slDeng1003/GILD")
     parser.add_argument("--rounds", type=int, default=11, help="at least 7 for figures that are published")
     parser.add_argument("--core", type=int, help="the CPU core that all contestants are pinned to (the last one)")
     names = ", ".join((*LABELS, *QUESTIONS))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=f"of {names}; writes nothing")
+    parser.add_argument("--merge", action="store_true", help="with --only: put the answers into the JSON and the page")
     parser.add_argument("--quick", action="store_true", help="a few tiny rounds, to see that it runs; writes nothing")
     parser.add_argument("--render", action="store_true", help="write page and picture from the JSON; measure nothing")
     parser.add_argument("--out", type=Path, default=RESULT, help="where the JSON goes")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -67,6 +69,19 @@ class Worker:
         """At least so many gradient steps: how many it took, CPU seconds and wall seconds."""
         self.ready()
         return self._answer({"part": part, "steps": steps})
+
+    def answers(self, within_s: float) -> bool:
+        """Whether something of it can be read within so many seconds, its end included."""
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout.fileno()], [], [], within_s)[0])
+
+    def pause(self) -> None:
+        """Its process stands still until `go_on`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Its process runs."""
+        self._process.send_signal(signal.SIGCONT)
 
     def _answer(self, order: Mapping[str, Any] | None = None) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -1,4 +1,4 @@
-"""The algorithms whose steps are timed beside TD3+BC's, and what GORL adds to all of them."""
+"""The algorithms whose steps are timed beside TD3+BC's, what GORL adds to all of them, and what learned losses cost."""
 
 from __future__ import annotations
 
@@ -69,6 +69,47 @@ BASES = {
     "cql": Base("CQL", 200, 1.3),
 }
 PUBLISHED_AVERAGE = 1.9
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Losses beside an algorithm's own, timed in the same rounds at the size of halfcheetah.
+
+    Attributes:
+        label: of the algorithm.
+        variants: names that `ours` knows, with the words of their rows.
+        against: the variant whose time in the same mode is 1.
+        authors: whether the authors' code takes part, which has the algorithm.
+    """
+
+    label: str
+    variants: dict[str, str]
+    against: str
+    authors: bool = False
+
+    def names(self) -> list[str]:
+        """All that may take part, in the order of their rows."""
+        return [contestant(variant, mode) for variant in self.variants for mode in MODES] + [*AUTHORS] * self.authors
+
+    def yardstick(self, name: str) -> str:
+        """The contestant whose time is 1 where `name` is one."""
+        return AUTHORS_IL if name in AUTHORS else contestant(self.against, name.partition(", ")[2])
+
+
+AUTHORS_IL = "gild-il"
+AUTHORS = {AUTHORS_IL: "RL+IL, of the authors' parts", "gild": "GILD, the authors'"}
+LEARNED = {
+    "gild_td3": Learned(
+        "TD3",
+        {"td3": "alone", "td3+rl_il": "RL+IL", "td3+gild": "GILD", "td3+meta_critic": "Meta-Critic"},
+        "td3+rl_il",
+        authors=True,
+    ),
+    "gild_ddpg": Learned("DDPG", {"ddpg+rl_il": "RL+IL", "ddpg+gild": "GILD"}, "ddpg+rl_il"),
+    "gild_sac": Learned("SAC", {"sac+rl_il": "RL+IL", "sac+gild": "GILD"}, "sac+rl_il"),
+}
+WHOLE = {"whole_navigation": "metarl/SparseNavigation-v0", "whole_halfcheetah": "HalfCheetah-v5"}
+"""Environments of whole runs by question."""
 
 
 def contestant(variant: str, mode: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.speed.comparisons import COMPARISONS, MODES, contestant
+from benchmarks.speed import rival_gild
+from benchmarks.speed.comparisons import AUTHORS, AUTHORS_IL, COMPARISONS, LEARNED, MODES, contestant
 from metarl.errors import UserError, nearest
 
 TEXTBOOK, CORL, FLOORS = "textbook", "corl", ("floor", "floor-onednn")
@@ -60,12 +61,14 @@ class Rivals:
         corl, unifloral: folders of checkouts.
         unifloral_python: an interpreter that has jax, flax, distrax and optax.
         d3rlpy_python: an interpreter that has d3rlpy; this one is tried where it is None.
+        gild: folder of a checkout.
     """
 
     corl: Path | None = None
     unifloral: Path | None = None
     unifloral_python: str = sys.executable
     d3rlpy_python: str | None = None
+    gild: Path | None = None
 
 
 def contestants(
@@ -106,13 +109,40 @@ def compared(name: str, rivals: Rivals, compiled: bool = True) -> list[Contestan
         UserError: CORL's folder was named, and has no such algorithm.
     """
     comparison = COMPARISONS[name]
+    found = _variants(comparison.variants, compiled)
+    rival = _corl(rivals, comparison.file) if comparison.file else None
+    return [*found, rival] if isinstance(rival, Contestant) else found
+
+
+def learned(name: str, rivals: Rivals, compiled: bool = True) -> list[Contestant]:
+    """Those of one of `LEARNED`: metarl's variants in all modes, and the authors' where their checkout is named.
+
+    Raises:
+        UserError: that checkout is another, or of another version.
+    """
+    comparison = LEARNED[name]
+    found = _variants(comparison.variants, compiled)
+    if comparison.authors and rivals.gild is not None:
+        rival_gild.shimmed(rivals.gild)
+        folder = str(rivals.gild.resolve())
+        for each in AUTHORS:
+            found.append(Contestant(each, "rival_gild", {"checkout": folder, "imitating": each == AUTHORS_IL}))
+    return found
+
+
+def learned_label(name: str, each: str) -> str:
+    """Of a contestant of one of `LEARNED`."""
+    variant, _, mode = each.partition(", ")
+    return AUTHORS.get(each) or f"{LEARNED[name].variants[variant]}, {mode}"
+
+
+def _variants(variants: Iterable[str], compiled: bool) -> list[Contestant]:
     found = []
-    for variant in comparison.variants:
+    for variant in variants:
         for mode in MODES if compiled else MODES[:-1]:
             options = {"question": "step", "algorithm": variant, "mode": mode, "stack": 1}
             found.append(Contestant(contestant(variant, mode), "ours", options, required=mode != "compiled"))
-    rival = _corl(rivals, comparison.file) if comparison.file else None
-    return [*found, rival] if isinstance(rival, Contestant) else found
+    return found
 
 
 def compared_label(name: str, each: str) -> str:

@@ -23,6 +23,20 @@ def speed(size: Mapping[str, Any], name: str, against: str, clock: str = "cpu") 
     return Timing.ratio(step_ms(size, against, clock), step_ms(size, name, clock))
 
 
+def cost(measured: Mapping[str, Any], name: str, against: str) -> Timing:
+    """The time of one gradient step of `name` in those of `against`."""
+    return Timing.ratio(step_ms(measured, name), step_ms(measured, against))
+
+
+def whole_cost(runs: Mapping[str, Any], prepared: bool = False) -> Timing:
+    """The time of a whole run with a warm start over that of one without; with `prepared`, preparing left out."""
+    times = []
+    for each in ("gild", "alone"):
+        run = runs[each]
+        times.append([a - prepared * b for a, b in zip(run["cpu_s"], run["preparing_cpu_s"], strict=True)])
+    return Timing.ratio(*times)
+
+
 def gorl_costs(parts: Mapping[str, Any]) -> dict[str, Timing]:
     """CPU milliseconds: `base` of an average step without GORL, `weighing` of the guiding network in a policy step,
     `guiding` of one guiding update."""

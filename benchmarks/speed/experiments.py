@@ -13,13 +13,14 @@ import torch
 from rich.progress import Progress
 
 from benchmarks.speed.client import Worker, WorkerDied
-from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
-from benchmarks.speed.contestants import Contestant, compared_label
-from benchmarks.speed.rounds import take_turns
+from benchmarks.speed.comparisons import BASES, COMPARISONS, LEARNED, MODES, WHOLE
+from benchmarks.speed.contestants import Contestant, compared_label, learned_label
+from benchmarks.speed.rounds import side_by_side, take_turns
 from benchmarks.speed.settings import SIZES, Settings
 
 GPU_STACKS = (1, 8, 64)
 FINER = 3  # times as many and as short turns where small differences are looked for
+FEWER = 10  # times as few steps of a whole run that compiles
 OLD, WINDOWS = 10, 100  # meta-steps to a tenth at either end; times are taken in so many windows
 
 
@@ -95,6 +96,53 @@ def compare(lab: Lab, name: str, found: Sequence[Contestant], left_out: dict[str
     turns = lab.turns(found, label, missed, cache=name)
     left_out |= {f"{label}, {compared_label(name, each)}": reason for each, reason in missed.items()}
     return {"contestants": turns}
+
+
+def learned(lab: Lab, name: str, found: Sequence[Contestant], left_out: dict[str, str]) -> dict[str, Any]:
+    """One of `LEARNED`: each contestant's turns."""
+    label, missed = LEARNED[name].label, dict[str, str]()
+    turns = lab.turns(found, f"learned losses on {label}", missed, size="halfcheetah", cache=name)
+    left_out |= {f"{label}, {learned_label(name, each)}": reason for each, reason in missed.items()}
+    return {"contestants": turns}
+
+
+def whole(lab: Lab, name: str) -> dict[str, Any]:
+    """CPU seconds of whole runs of TD3, alone and with a warm start by GILD, side by side in every round."""
+    settings, started = lab.settings, {"alone": 0.0, "gild": lab.settings.warm_start}
+
+    def pair(seed: int, **options: Any) -> dict[str, dict[str, Any]]:
+        with ExitStack() as running:
+            workers = {
+                each: running.enter_context(
+                    lab.worker(
+                        Contestant(each, "whole"),
+                        cache=name,
+                        env=WHOLE[name],
+                        seed=seed,
+                        **{"warm_start": share, **options},
+                    )
+                )
+                for each, share in started.items()
+            }
+            return {each: ready["facts"] for each, ready in side_by_side(workers, settings.slice_s).items()}
+
+    with lab.waiting(f"whole runs, {WHOLE[name]}: compiling"):
+        few = settings.whole_steps // FEWER, settings.long // FEWER  # enough to prepare all that is
+        cold = pair(0, whole_steps=few[0], long=few[1])
+    rounds: list[dict[str, dict[str, Any]]] = []
+    for i in range(settings.whole_rounds):
+        with lab.waiting(f"whole runs, {WHOLE[name]}: {i + 1} of {settings.whole_rounds}"):
+            rounds.append(pair(i))
+    runs = {}
+    for each in started:
+        facts = [both[each] for both in rounds]
+        runs[each] = {
+            "cpu_s": [one["cpu_s"] for one in facts],
+            "preparing_cpu_s": [one["preparing_cpu_s"] for one in facts],
+            "preparing_cold_cpu_s": cold[each]["preparing_cpu_s"],
+            "modes": facts[0]["modes"],
+        }
+    return {"env": WHOLE[name], "gradient_steps": rounds[0]["gild"]["gradient_steps"], "runs": runs}
 
 
 def gorl(lab: Lab, left_out: dict[str, str], modes: Sequence[str] = MODES, base: str = "td3_bc") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,27 +12,36 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from algorithms.cql import CQL
+from algorithms.ddpg import DDPG
 from algorithms.iql import IQL
+from algorithms.sac import SAC
 from algorithms.sac_bc import SACBC
+from algorithms.td3 import TD3
 from algorithms.td3_bc import TD3BC
 from benchmarks.speed.data import EPISODE, columns, repeated
 from benchmarks.speed.worker import Run, cpu_seconds
 from metarl import Learner, Spec
+from metarl.data.replay import Replay
 from metarl.data.transitions import Card, Transitions, pack
 from metarl.process import settle
 from metarl.training.stepping import Mode, Stepping, stacked
 from metarl.training.streams import Streams
+from objectives.gild import GILD, LossNet
 from objectives.gorl import GORL
+from objectives.meta_critic import MetaCritic
+from objectives.rl_il import RLIL
 
 Prepared = tuple[dict[str, Run], dict[str, Any]]
 GUIDE = "guiding_network"
+ONLINE = ("ddpg", "td3", "sac")
 
 
 class Metarl:
     """A learner on random transitions, stepped as the training loop steps it.
 
     Args:
-        options: algorithm and sizes.
+        options: algorithm and sizes. An algorithm made for environments reads a full replay; demonstrations, where
+            its objective wants them, are the first rows of the data.
         data: what all batches are drawn from.
         gorl: with GORL's guiding network, moved at every step of the policy.
         mode: "eager", "recorded" or "compiled".
@@ -51,9 +61,12 @@ class Metarl:
         learners = [_learner(options, gorl, seed) for seed in range(stack)]
         self.learner = learners[0]
         data = data.to(device=device)
-        self.streams = [
-            Streams(dict.fromkeys(each.roles, data), each.roles, each.noise, seed) for seed, each in enumerate(learners)
-        ]
+        lived = replay(data) if options["algorithm"].partition("+")[0] in ONLINE else None
+        self.streams = []
+        for seed, each in enumerate(learners):
+            found = {name: demonstrations(data, options) if name == "demo" else data for name in each.roles}
+            self.streams.append(Streams(found, each.roles, each.noise, seed, lived))
+            self.streams[-1].live = lived is not None
         states = [learner.init(device=device) for learner in learners]
         self.stack, self.count = stack, 0
         if stack == 1:
@@ -85,13 +98,35 @@ def _learner(options: Mapping[str, Any], gorl: bool, seed: int) -> Learner:
     generator = torch.Generator().manual_seed(seed)
     spec = Spec(options["obs_dim"], options["action_dim"], (1.0,) * options["action_dim"])
     learner = algorithm(options).build(spec, generator)
-    return (GORL(every=2).attach(learner, spec, generator) if gorl else learner).ready()
+    added = GORL(every=2) if gorl else objective(options)
+    return (learner if added is None else added.attach(learner, spec, generator)).ready()
+
+
+def objective(options: Mapping[str, Any]) -> Any:
+    """The one that `options["algorithm"]` names behind a plus sign, at its defaults but for the sizes; None without."""
+    _, plus, name = options["algorithm"].partition("+")
+    match name:
+        case "rl_il":
+            return RLIL(batch_size=options["batch"])
+        case "gild":
+            return GILD(LossNet(tuple(options["hidden"])), batch_size=options["batch"])
+        case "meta_critic":
+            return MetaCritic()
+    if plus:
+        raise ValueError(f"no objective is called {name!r}")
+    return None
 
 
 def algorithm(options: Mapping[str, Any]) -> Any:
-    """The one that `options["algorithm"]` names, at its defaults but for the sizes."""
+    """The one that `options["algorithm"]` names, before any plus sign; at its defaults but for the sizes."""
     hidden, batch = tuple(options["hidden"]), options["batch"]
-    match options["algorithm"]:
+    match options["algorithm"].partition("+")[0]:
+        case "ddpg":
+            return DDPG(hidden=hidden, batch_size=batch)
+        case "td3":
+            return TD3(hidden=hidden, batch_size=batch)
+        case "sac":
+            return SAC(hidden=hidden, batch_size=batch)
         case "td3_bc":
             return TD3BC(hidden=hidden, batch_size=batch)
         case "sac_bc":
@@ -112,6 +147,19 @@ def transitions(options: Mapping[str, Any]) -> Transitions:
     starts = np.unique([*range(0, rows, EPISODE), rows])
     found: dict[str, Any] = columns(options)
     return pack(**found, episode_starts=starts, card=Card(source="random", dataset_id="random"))
+
+
+def demonstrations(data: Transitions, options: Mapping[str, Any]) -> Transitions:
+    """The first `options["demos"]` transitions."""
+    return replace(data, rows=data.rows[: options["demos"]])
+
+
+def replay(data: Transitions) -> Replay:
+    """One that is full of the same transitions."""
+    full = Replay(data.layout, len(data.rows), data.rows.dtype, data.rows.device)
+    full.rows.copy_(data.rows)
+    full.added = len(data.rows)
+    return full
 
 
 def prepare(options: Mapping[str, Any]) -> Prepared:

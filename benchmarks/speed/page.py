@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.speed import tables
-from benchmarks.speed.comparisons import BASES, COMPARISONS
+from benchmarks.speed import rival_gild, tables
+from benchmarks.speed.comparisons import AUTHORS, BASES, COMPARISONS, LEARNED
 from benchmarks.speed.contestants import CORL, LABELS
 from benchmarks.speed.tables import Grid
 
@@ -21,7 +21,8 @@ RIVALS = {
     "d3rlpy": """- **d3rlpy** {d3rlpy}: `TD3PlusBC.update` on batches of its own replay buffer, without the logger of
         `fit`.""",
 }
-MADE_BY = "Made by `python -m benchmarks.speed`; `--corl`, `--unifloral` and `--d3rlpy-python` name rivals to run. "
+MADE_BY = """Made by `python -m benchmarks.speed`; `--corl`, `--unifloral`, `--d3rlpy-python` and `--gild` name rivals
+    to run. """
 HOW = """One gradient step is one step of both critics; every second one moves the policy and the targets too. Networks
     of {hidden}, batches of {batch} from {rows:,} random transitions, float32; drawing the batch is part of the step, as
     each contestant does it. Every contestant runs in a process of its own, on one thread, all of them pinned to the
@@ -47,6 +48,23 @@ COMPARED = {
 }
 CORLS = """CORL is `algorithms/offline/{file}` of the same checkout (sha256: `{sha256}`), by the defaults of its
     TrainConfig and called as its `train` calls it."""
+LEARNED_LOSSES = """Gradient steps of {label} on a full replay of {rows:,} transitions and {demos:,} demonstrated ones,
+    {batch} of either in a batch; {schedule}. RL+IL adds behaviour cloning to the policy's loss, and GILD a loss that it
+    learns: every step here lies in its warm start. Time is that of one step, in steps of RL+IL in the same mode."""
+SCHEDULES = {"TD3": "every second step moves the policy, its loss and the targets"}
+MOVING = "every step moves everything"
+AUTHORS_CODE = """The authors' code is a checkout of https://github.com/slDeng1003/GILD (sha256 of the three files that
+    are used: `{sha256}`), eager PyTorch, called as its main_TD3.py calls it. As published it does not run:
+    `benchmarks/speed/rival_gild.py` lists the {count} replacements in its text that are made while it is loaded, and
+    has stand-ins for two functions of learn2learn. There is no RL+IL in it: that row is made of its own networks,
+    replay buffer and critics' step, with its loss `loss_rl + loss_bc` as the actor's. RL+IL in the first ratio of these
+    two rows is the authors' too."""
+WHOLE_RUNS = """CPU time of whole processes, imports, environment and evaluation included: {steps:,} environment steps
+    of TD3 alone, and of TD3 with GILD and {demos:,} demonstrations for {share:.0%} of the gradient steps; networks of
+    {hidden}. Steps are prepared as in runs of {long:,}: what is due often is compiled, and what the warm start alone
+    has is recorded. {rounds} pairs, of which either run had turns of {slice_s:g} s on the same core. Compiled programs
+    were cached; seconds of preparing in brackets are those without a cache. Further fixed costs of GILD
+    (its imports, the demonstrations) are in both ratios: in a run of {long:,} they are {times:g} times smaller."""
 GORL_BASES = """Marginal costs as above, measured by themselves. On IQL and CQL the policy moves in every step, and on
     IQL the running mean and deviation of B's input count as weights. Averages are those of the {count} bases, round by
     round. The paper's figures are of whole runs on a GPU (Table III)."""
@@ -77,6 +95,8 @@ def page(result: Mapping[str, Any]) -> str:
         *(_section(tables.steps(name, size)) for name, size in result["sizes"].items()),
         _filled(STEPS.format(**settings)),
         *(_compared(result, name) for name in result.get("compared", {})),
+        *(_learned(result, name) for name in result.get("learned", {})),
+        _whole(result),
         _section(tables.gorl(result), GORL.format(rounds=_gorl_rounds(result))),
         _section(tables.gorl_bases(result), GORL_BASES.format(count=len(BASES))) if "gorl_bases" in result else "",
         _section(tables.flops(result), FLOPS),
@@ -93,7 +113,46 @@ def _compared(result: Mapping[str, Any], name: str) -> str:
     if CORL in measured["contestants"]:
         sha256 = measured["contestants"][CORL]["facts"]["sha256"][:12]
         words = f"{words} {CORLS.format(file=COMPARISONS[name].file, sha256=sha256)}"
-    return _section(tables.compared(name, measured), words)
+    return _section(tables.compared(name, measured), f"{words} {_apart(result, name)}")
+
+
+def _learned(result: Mapping[str, Any], name: str) -> str:
+    measured, label = result["learned"][name], LEARNED[name].label
+    settings = _settings(result, name)
+    words = LEARNED_LOSSES.format(**settings, label=label, schedule=SCHEDULES.get(label, MOVING))
+    authors = [found for each, found in measured["contestants"].items() if each in AUTHORS]
+    if authors:
+        words += " " + AUTHORS_CODE.format(sha256=authors[0]["facts"]["sha256"][:12], count=len(rival_gild.SHIMS))
+    return _section(tables.learned(name, measured), f"{words} {_apart(result, name)}")
+
+
+def _whole(result: Mapping[str, Any]) -> str:
+    if not result.get("whole"):
+        return ""
+    first = next(iter(result["whole"]))
+    settings = _settings(result, first)
+    hidden = " x ".join(map(str, settings["hidden"]))
+    words = WHOLE_RUNS.format(
+        **{**settings, "hidden": hidden, "rounds": settings["whole_rounds"]},
+        steps=settings["whole_steps"],
+        share=settings["warm_start"],
+        times=settings["long"] / settings["whole_steps"],
+    )
+    return _section(
+        tables.whole(result), " ".join((words, *dict.fromkeys(_apart(result, each) for each in result["whole"])))
+    )
+
+
+def _settings(result: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Those of the run that answered."""
+    found: Mapping[str, Any] = result.get("apart", {}).get(name, result)["settings"]
+    return found
+
+
+def _apart(result: Mapping[str, Any], name: str) -> str:
+    """Where and in what rounds an answer was measured, where it has a run of its own."""
+    own = result.get("apart", {}).get(name)
+    return "" if own is None else f"Measured in a run of its own, {own['settings']['rounds']} rounds: {_machine(own)}"
 
 
 def _section(grid: Grid, words: str = "") -> str:

@@ -44,6 +44,25 @@ def take_turns(
     return turns
 
 
+def side_by_side(workers: Mapping[str, Worker], slice_s: float) -> dict[str, dict[str, Any]]:
+    """What workers say of themselves that do all their work while they get ready, by name.
+
+    They take turns of `slice_s` in which all others stand still, so that they meet the same neighbours.
+    """
+    waiting = dict(workers)
+    for worker in waiting.values():
+        worker.pause()
+    while waiting:
+        for name, worker in list(waiting.items()):
+            worker.go_on()
+            if worker.answers(slice_s):
+                worker.ready()
+                del waiting[name]
+            else:
+                worker.pause()
+    return {name: worker.ready() for name, worker in workers.items()}
+
+
 def _empty(worker: Worker, part: str, settings: Settings) -> Turns:
     """No turns yet, of an even number of steps that take about `turn_s`: every second step moves the policy."""
     took = worker.run(PROBE if settings.turn_s else 2, part)

@@ -24,6 +24,12 @@ class Settings:
         batch: transitions in a batch.
         samples: actions of each kind that CQL samples at a state.
         rows: transitions of the dataset.
+        demos: demonstrated transitions.
+        whole_steps: environment steps of a whole run.
+        whole_rounds: pairs of whole runs.
+        long: environment steps of the runs that they stand for.
+        warm_start: share of a whole run's gradient steps that GILD has.
+        slice_s: seconds of a turn of a whole run.
         outer: meta-steps of the question whether their cost stays.
         outer_hidden: widths of its networks, small, so that it takes seconds.
         core: the CPU core that every contestant is pinned to; None where the system cannot pin.
@@ -40,11 +46,17 @@ class Settings:
     outer: int = 2000
     outer_hidden: tuple[int, ...] = (64, 64)
     core: int | None = None
+    demos: int = 4000
+    whole_steps: int = 20_000
+    whole_rounds: int = 3
+    long: int = 1_000_000
+    warm_start: float = 0.01
+    slice_s: float = 0.5
 
     @classmethod
     def quick(cls, core: int | None = None) -> Settings:
         """Small enough to see in seconds that everything runs; the numbers mean nothing."""
-        return cls(("hopper",), 2, 0.0, 2, (16, 16), 16, 2, 2000, outer=40, outer_hidden=(16, 16), core=core)
+        return cls(("hopper",), 2, 0.0, 2, (16, 16), 16, 2, 2000, 40, (16, 16), core, 100, 300, 1, 300, 0.1)
 
     def options(self, size: str = "hopper") -> dict[str, Any]:
         """What every worker is told, unless it is told otherwise."""

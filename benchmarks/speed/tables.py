@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
-from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES, PUBLISHED_AVERAGE, contestant
-from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK, compared_label
+from benchmarks.speed.comparisons import (
+    AUTHORS_IL,
+    BASES,
+    COMPARISONS,
+    LEARNED,
+    MODES,
+    PUBLISHED_AVERAGE,
+    contestant,
+)
+from benchmarks.speed.contestants import CORL, FLOORS, LABELS, TEXTBOOK, compared_label, learned_label
 from benchmarks.speed.derived import (
     PERIODS,
+    cost,
     flatness_percent,
     gorl_average,
     gorl_costs,
@@ -20,6 +30,7 @@ from benchmarks.speed.derived import (
     pays_after,
     speed,
     step_ms,
+    whole_cost,
 )
 from benchmarks.speed.products import mflop_per_step
 from benchmarks.speed.timing import Timing
@@ -61,6 +72,10 @@ def grids(result: Mapping[str, Any]) -> Iterator[Grid]:
         yield steps(name, size)
     for name, comparison in result.get("compared", {}).items():
         yield compared(name, comparison)
+    for name, comparison in result.get("learned", {}).items():
+        yield learned(name, comparison)
+    if result.get("whole"):
+        yield whole(result)
     questions = {
         "gorl": gorl,
         "gorl_bases": gorl_bases,
@@ -135,6 +150,48 @@ def compared(name: str, measured: Mapping[str, Any]) -> Grid:
             rows.append((compared_label(name, each), time, ratio, f"{found[each]['setup_cpu_s']:.1f}"))
     head = (comparison.label, "CPU-ms a step", f"speed, {comparison.yardstick} = 1", "CPU-s until ready")
     return Grid(f"{comparison.label}, size of hopper", head, rows)
+
+
+def learned(name: str, measured: Mapping[str, Any]) -> Grid:
+    """One row a contestant of one of `LEARNED`: its time, and in those of others."""
+    comparison, found = LEARNED[name], measured["contestants"]
+    authors = AUTHORS_IL in found
+    rows = []
+    for each in comparison.names():
+        if each in found:
+            against = [comparison.yardstick(each), *([AUTHORS_IL] if authors else [])]
+            ratios = [_ranged(cost(measured, each, other)) if other in found else "" for other in against]
+            time = _ranged(Timing.of(step_ms(measured, each)))
+            rows.append((learned_label(name, each), time, *ratios, f"{found[each]['setup_cpu_s']:.1f}"))
+    columns = ["time, RL+IL = 1", *(["time, the authors' RL+IL = 1"] if authors else [])]
+    head = (comparison.label, "CPU-ms a step", *columns, "CPU-s until ready")
+    return Grid(f"Learned losses on {comparison.label}, size of halfcheetah", head, rows)
+
+
+def whole(result: Mapping[str, Any]) -> Grid:
+    """One row an environment: a run with a warm start, and in those without."""
+    rows = []
+    for measured in result["whole"].values():
+        runs = measured["runs"]
+        seconds = [_ranged(Timing.of(runs[each]["cpu_s"])) for each in ("alone", "gild")]
+        ratios = [_ranged(whole_cost(runs, prepared), 4) for prepared in (False, True)]
+        preparing = [
+            f"{statistics.median(runs[each]['preparing_cpu_s']):.1f} ({runs[each]['preparing_cold_cpu_s']:.1f})"
+            for each in ("alone", "gild")
+        ]
+        steps = f"{measured['gradient_steps']:,}"
+        rows.append((measured["env"], steps, *seconds, *ratios, *preparing))
+    head = (
+        "TD3 in",
+        "gradient steps",
+        "alone, CPU-s",
+        "GILD, CPU-s",
+        "time, alone = 1",
+        "without preparing",
+        "preparing, alone, CPU-s",
+        "preparing, GILD, CPU-s",
+    )
+    return Grid("Whole runs with a warm start", head, rows)
 
 
 def gorl(result: Mapping[str, Any]) -> Grid:

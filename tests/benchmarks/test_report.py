@@ -18,7 +18,10 @@ from benchmarks.report import page as pages
 from benchmarks.report.picture import Picture, slug
 from benchmarks.report.scores import ENOUGH, MANY, grid
 from benchmarks.results import Cell, Cost, Evaluation, Excluded, Results, Run, Series
+from metarl import config
 from metarl.errors import UserError
+from metarl.training import offline
+from metarl.training.progress import Silent
 
 CONFIG = {
     "name": "x",
@@ -188,6 +191,83 @@ def test_without_probes_or_evaluations_there_is_no_figure(bench):
     assert curves.hypergradients(loaded, "nowhere") is None
     assert heat.over_axes(loaded, "pendulum") == []
     assert facts.costs(made({("a", "x"): [1.0]})) == {}
+
+
+GILD = """
+name: gild
+algorithm: {name: td3, hidden: [8], batch_size: 16}
+objective: {name: gild, net: {hidden: [8]}, batch_size: 16}
+online: {env: Pendulum-v1, random_steps: 5}
+data: {demo: {recipe: pendulum/expert, size: 600}}
+steps: 30
+evaluation: {every: 10, episodes: 1}
+compile: "off"
+device: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def gild(made, tmp_path_factory):
+    """The folder of two short runs of GILD, whose learned loss has no curve."""
+    folder = tmp_path_factory.mktemp("gild")
+    (folder / "gild.yaml").write_text(GILD)
+    experiment = config.load(folder / "gild.yaml")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(made))
+        runs = [offline.train(experiment, seed, folder / "runs", Silent()) for seed in (0, 1)]
+    return runs[0].parent
+
+
+def test_a_learned_function_without_a_curve_is_drawn_as_points(gild):
+    (cell,) = results.load(gild).cells
+    rows = [run.probes["loss_network"] for run in cell.runs]
+    assert all(len(row["points"]) == 16 and "curve" not in row for of_run in rows for row in of_run)
+    figure = learned.probe_curve(cell, "loss_network", "#0072b2")
+    drawn = {line.get_label(): line for line in figure.axes[0].lines}
+    assert list(drawn) == ["step 10", "step 20", "step 30"]
+    for label, line in drawn.items():
+        points = [row["points"] for of_run in rows for row in of_run if label == f"step {row['step']}"]
+        np.testing.assert_array_equal(line.get_xydata(), np.concatenate(points))
+        assert line.get_linestyle() == "None"
+    looks_of = {(line.get_marker(), line.get_markerfacecolor()) for line in drawn.values()}
+    assert len(looks_of) == 3 and ("o", "#0072b2") in looks_of
+    assert figure.axes[0].get_xlabel() == "distance from the demonstrated action\n(grey: the last batch)"
+    steps = learned.probe_course(cell, "loss_network", "#0072b2").axes[1]
+    assert steps.get_xlabel() == "environment steps"
+
+
+def test_the_page_shows_a_loss_learned_online(gild, tmp_path, capsys):
+    command.report(gild, out=tmp_path)
+    html = (tmp_path / "index.html").read_text()
+    Outline(html)
+    assert "loss network" in html and "Mean learned loss G over a batch" in html and "environment steps" in html
+    drawn = sorted(path.name for path in (tmp_path / "figures").glob("learned-*.svg"))
+    assert [name.removesuffix(".svg").rsplit("-", 1)[1] for name in drawn] == ["course", "input", "outputs"]
+
+
+def test_a_constant_fills_its_histogram():
+    row = {"step": 0, "input_name": "x", "output_name": "G", "outputs": {"edges": [0.5, 0.6, 0.7], "counts": [0, 9]}}
+    last = row | {"step": 10, "outputs": {"edges": [0.62, 0.64, 0.66], "counts": [4, 5]}}
+    run = replace(run_of(1.0), probes={"g": (row, last)})
+    (cell,) = made({("a", "x"): [run]}).cells
+    left, right = learned.probe_histogram(cell, "g", "#0072b2").axes[0].get_xlim()
+    assert 0.58 < left < 0.6 and 0.7 < right < 0.72
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([0], [(0.0, 0)]),
+        ([0, 10], [(0.0, 0), (1.0, 10)]),
+        ([10], [(1.0, 10)]),
+        ([10, 20], [(0.0, 10), (1.0, 20)]),
+        ([10, 20, 30, 40], [(0.0, 10), (0.5, 20), (1.0, 40)]),
+    ],
+)
+def test_no_moment_is_told_twice(steps, told):
+    run = replace(run_of(1.0), probes={"g": tuple({"step": step} for step in steps)})
+    (cell,) = made({("a", "x"): [run]}).cells
+    assert [(tone, rows[0]["step"]) for _, tone, rows in learned._moments(cell, "g")] == told
 
 
 def test_what_the_runs_lack_the_page_does_not_claim():

@@ -1,15 +1,17 @@
 """The speed benchmark's arithmetic, its choice of contestants and its page; nothing looks at the clock."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
 from benchmarks.readme import with_table
 from benchmarks.speed import Timing, gpu
-from benchmarks.speed.__main__ import DOCS, RESULT, main, measure
-from benchmarks.speed.comparisons import BASES, COMPARISONS, MODES
+from benchmarks.speed.__main__ import DOCS, RESULT, main, measure, merged
+from benchmarks.speed.comparisons import AUTHORS, BASES, COMPARISONS, LEARNED, MODES, WHOLE
 from benchmarks.speed.contestants import CORL, FLOORS, LABELS, Rivals, compared, contestants
 from benchmarks.speed.derived import (
+    cost,
     flatness_percent,
     gorl_average,
     gorl_costs,
@@ -17,10 +19,12 @@ from benchmarks.speed.derived import (
     gorl_overhead,
     pays_after,
     speed,
+    whole_cost,
 )
 from benchmarks.speed.page import page
 from benchmarks.speed.picture import picture
 from benchmarks.speed.products import mflop_per_step, products
+from benchmarks.speed.rival_gild import SHIMS
 from benchmarks.speed.rounds import _order, bar
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.tables import grids, summary
@@ -63,6 +67,20 @@ def test_the_average_over_bases_is_taken_round_by_round():
     bases = [({"policy": ms([1, 1, 1]), "weighted": ms(times), "guided": ms(times)}, 7) for times in rounds]
     found = gorl_average(bases)
     assert (found.median, found.low, found.high) == pytest.approx((0.2, 0.2, 0.5))
+
+
+def test_what_a_learned_loss_costs():
+    found = cost(size(gild=[6.0, 60.0, 8.0], other=[4.0, 40.0, 4.0]), "gild", "other")
+    assert found == Timing(median=1.5, low=1.5, high=2.0)
+
+
+def test_what_a_whole_run_costs_with_and_without_preparing():
+    runs = {
+        "alone": {"cpu_s": [100.0, 200.0], "preparing_cpu_s": [10.0, 20.0]},
+        "gild": {"cpu_s": [110.0, 220.0], "preparing_cpu_s": [20.0, 31.0]},
+    }
+    assert whole_cost(runs) == Timing(1.1, 1.1, 1.1)
+    assert whole_cost(runs, prepared=True) == Timing(1.025, 1.0, 1.05)
 
 
 def ms(times):
@@ -145,6 +163,24 @@ def test_who_takes_part_in_a_comparison(tmp_path):
     assert (rival.name, rival.options["file"], rival.required) == ("corl", "cql.py", True)
 
 
+def test_only_what_is_complete_in_itself_is_merged(tmp_path, capsys):
+    for names in ([], ["--only", "gorl"], ["--only", "iql", "floor"], ["--quick", "--only", "iql"]):
+        assert main([*names, "--merge", "--out", str(tmp_path / "speed.json")]) == 2
+        assert "error: --merge goes with --only and names of iql, cql" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_merged_keeps_the_facts_of_its_own_run(more):
+    facts = {"environment": {"machine": "another"}, "load_average": {"before": 7.0, "after": 8.0}, "settings": {}}
+    new = {**facts, "learned": {"gild_sac": {"contestants": {}}}, "compared": {"cql": {"contestants": {}}}}
+    result = merged(more, new, ["gild_sac", "cql"])
+    assert result["apart"] == {"gild_sac": facts, "cql": facts}
+    assert result["learned"] == {**more["learned"], **new["learned"]} and list(result["learned"]) == list(LEARNED)
+    assert list(result["compared"]) == list(COMPARISONS) and result["compared"]["cql"] == new["compared"]["cql"]
+    assert all(result[name] == more[name] for name in ("environment", "load_average", "settings", "sizes", "whole"))
+    assert "apart" not in more
+
+
 def test_quick_run_writes_nothing(tmp_path, capsys):
     arguments = ["--quick", "--out", str(tmp_path / "speed.json"), "--docs", str(tmp_path)]
     assert main([*arguments, "--only", "floor", "cql", "gorl", "gorl_bases"]) == 0
@@ -189,7 +225,7 @@ def more():
     """The committed measurement, and made-up times of what is compared with CORL, which takes 10 to our 5, and of GORL
     on all bases, where it adds 2 %."""
     result = json.loads(RESULT.read_text())
-    result["settings"] |= {"samples": 10}
+    result["settings"] = asdict(Settings())
     step = {"setup_cpu_s": 1.0, "facts": {"sha256": "0123456789abcdef"}}
     result["compared"] = {
         name: {
@@ -200,6 +236,25 @@ def more():
         }
         for name, comparison in COMPARISONS.items()
     }
+    result.pop("apart", None)
+    takes = {"rl_il": 10.0, "gild": 15.0, "gild-il": 20.0}
+    result["learned"] = {
+        name: {
+            "contestants": {
+                each: {
+                    **step,
+                    "parts": {"step": ms([takes.get(each.partition(", ")[0].partition("+")[2] or each, 5.0)] * 2)},
+                }
+                for each in comparison.names()
+            }
+        }
+        for name, comparison in LEARNED.items()
+    }
+    runs = {
+        each: {"cpu_s": [total] * 2, "preparing_cpu_s": [few] * 2, "preparing_cold_cpu_s": 20.0, "modes": {}}
+        for each, total, few in (("alone", 101.0, 1.0), ("gild", 105.0, 3.0))
+    }
+    result["whole"] = {name: {"env": env, "gradient_steps": 19000, "runs": runs} for name, env in WHOLE.items()}
     times = {"policy": 1.0, "weighted": 1.02, "guided": 1.02, "base": 1.0, "gorl": 1.0}
     turns = {mode: {"parts": {part: ms([time] * 2) for part, time in times.items()}} for mode in MODES}
     result["gorl"] = turns
@@ -219,6 +274,41 @@ def test_the_page_shows_what_is_compared_with_corl(more):
     assert "| metarl, eager | 2.00 | 2.00 | 2.00 | 2.00 |\n| metarl, recorded | 2.00 | 2.00 | 2.00 | 1.00 |" in table
     panels = picture(more).axes
     assert len(panels) == len(more["sizes"]) + len(COMPARISONS)
+
+
+def test_the_page_shows_what_learned_losses_cost(more):
+    text = page(more)
+    assert "| GILD, compiled | 15.0 (15.0 to 15.0) | 1.50 (1.50 to 1.50) | 0.75 (0.75 to 0.75) | 1.0 |" in text
+    assert "| GILD, the authors' | 15.0 (15.0 to 15.0) | 0.75 (0.75 to 0.75) | 0.75 (0.75 to 0.75) | 1.0 |" in text
+    assert "## Learned losses on SAC, size of halfcheetah" in text and "every step moves everything" in text
+    assert f"lists the {len(SHIMS)} replacements" in text and "Measured in a run of its own" not in text
+    for each in AUTHORS:
+        del more["learned"]["gild_td3"]["contestants"][each]
+    text = page(more)
+    assert "| GILD, compiled | 15.0 (15.0 to 15.0) | 1.50 (1.50 to 1.50) | 1.0 |" in text
+    assert "the authors' RL+IL = 1" not in text and "slDeng1003" not in text
+
+
+def test_the_page_shows_whole_runs(more):
+    row = "| 19,000 | 101 (101 to 101) | 105 (105 to 105) | 1.040 (1.040 to 1.040) | 1.020 (1.020 to 1.020) |"
+    text = page(more)
+    for env in WHOLE.values():
+        assert f"| {env} {row} 1.0 (20.0) | 3.0 (20.0) |" in text
+    assert "for 1% of the gradient steps" in " ".join(text.split())
+
+
+def test_the_page_tells_of_answers_from_runs_of_their_own(more):
+    own = {
+        "environment": {**more["environment"], "machine": "another machine"},
+        "load_average": {"before": 7.0, "after": 8.0},
+        "settings": {**more["settings"], "rounds": 99, "rows": 12345, "whole_steps": 777},
+    }
+    more["apart"] = dict.fromkeys(("iql", "gild_sac", *WHOLE), own)
+    text = " ".join(page(more).split())
+    told = "Measured in a run of its own, 99 rounds: Python"
+    assert text.count(told) == 3  # both whole runs came from one
+    assert "another machine; load average 7.0 before and 8.0 after." in text
+    assert "12,345 transitions" in text and "200,000 transitions" in text and "777 environment steps" in text
 
 
 def test_the_page_shows_what_gorl_adds_to_every_base(more):

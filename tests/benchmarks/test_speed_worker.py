@@ -7,7 +7,8 @@ import pytest
 
 from benchmarks.speed import ours, rival_corl
 from benchmarks.speed.client import Worker, WorkerDied
-from benchmarks.speed.comparisons import COMPARISONS
+from benchmarks.speed.comparisons import COMPARISONS, LEARNED
+from benchmarks.speed.rounds import side_by_side
 from benchmarks.speed.settings import Settings
 from metarl.errors import UserError
 
@@ -105,6 +106,63 @@ def test_a_variant_takes_steps(algorithm, gorl):
     parts, _ = ours._gorl({**options, "mode": "eager", "whole": False})
     assert set(parts) == every[algorithm in ("iql", "iql_corl", "cql")]
     assert contestant.learner.due(2) == frozenset(contestant.learner.updates)
+
+
+@pytest.mark.parametrize("algorithm", [variant for each in LEARNED.values() for variant in each.variants])
+def test_a_learned_loss_takes_steps_on_a_full_replay_and_few_demonstrations(algorithm):
+    options = {**TINY, "algorithm": algorithm, "demos": 5}
+    data = ours.transitions(options)
+    contestant = ours.Metarl(options, data)
+    (streams,) = contestant.streams
+    batches = streams.batches(1)
+    assert streams.live and contestant.run(2) == 2
+    assert _rows(batches["train"]["obs"]) <= _rows(data.obs)
+    assert ("demo" in batches) == ("il" in algorithm)
+    if "demo" in batches:
+        assert _rows(batches["demo"]["obs"]) <= _rows(data.obs[:5])
+    group = contestant.stepping.state.tree.get("loss_network")
+    assert (group is None) == (algorithm == "td3" or "rl_il" in algorithm)
+
+
+def _rows(values):
+    return set(map(tuple, values.tolist()))
+
+
+def test_an_objective_that_is_not_there():
+    with pytest.raises(ValueError, match="no objective is called 'gail'"):
+        ours.objective({**TINY, "algorithm": "td3+gail"})
+
+
+def test_what_algorithms_for_environments_learn_from_is_the_whole_replay():
+    data = ours.transitions(TINY)
+    full = ours.replay(data)
+    assert len(full) == full.capacity == len(data) and full.rows.equal(data.rows) and full.rows is not data.rows
+
+
+def test_a_whole_run_tells_what_it_cost_and_how_its_steps_were_prepared():
+    options = {**TINY, "env": "metarl/SparseNavigation-v0", "seed": 0}
+    facts = {}
+    for share in (0.0, TINY["warm_start"]):
+        with Worker("whole", sys.executable, "whole", {**options, "warm_start": share}) as worker:
+            facts[share] = worker.ready()["facts"]
+        assert 0 <= facts[share]["preparing_cpu_s"] <= facts[share]["cpu_s"]
+        assert facts[share]["gradient_steps"] == TINY["whole_steps"] * 19 // 20
+    plain, gild = (set(each["modes"]) for each in facts.values())
+    alone = "actor, actor_target, critic, critic_target"
+    assert plain == {"critic", alone}
+    assert gild == {"critic", f"{alone}, loss_network", alone.replace("actor,", "actor_after,")}
+
+
+def test_workers_that_stand_still_in_turns_both_get_ready():
+    with (
+        Worker("one", sys.executable, "floor", {**TINY, "engine": "mm"}) as one,
+        Worker("other", sys.executable, "floor", {**TINY, "engine": "mm"}) as other,
+    ):
+        told = side_by_side({"one": one, "other": other}, slice_s=0.05)
+        assert told == {"one": one.ready(), "other": other.ready()} and all(
+            each["parts"] == ["step"] for each in told.values()
+        )
+        assert one.run(2)["steps"] == other.run(2)["steps"] == 2  # neither stands still any more
 
 
 def test_the_variants_are_what_the_page_calls_them():

@@ -15,11 +15,12 @@ from algorithms.bc import BC
 from algorithms.iql import IQL
 from algorithms.sac_bc import SACBC
 from algorithms.td3_bc import TD3BC
-from metarl import Learner, NoiseSpec, Polyak, Role, Track, Unrolled, Update, adam, momentum, nn, noise_for, sgd
+from metarl import Learner, NoiseSpec, Polyak, Role, Spec, Track, Unrolled, Update, adam, momentum, nn, noise_for, sgd
 from metarl.errors import ConfigError
 from objectives.fixed import Fixed
 from objectives.gorl import GORL, GuidingNet
 
+SPEC = Spec(obs_dim=3, action_dim=2, max_action=(1.0, 0.5))
 X = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
 
 
@@ -547,3 +548,71 @@ def test_gorl_reads_the_guides_own_noise(assemble, draw):
 
     one, two = losses(batches), losses(other)
     assert {name for name in one if one[name] != two[name]} == {"guiding_network"}
+
+
+# -- another loss of the policy, for a while -----------------------------------------------------------------
+
+
+def constant(tree, batches) -> Tensor:
+    return 7 + 0 * tree["actor"]["net.layers.0.bias"].sum()
+
+
+def schedule(learner):
+    """(name, start, stop, whether its loss is `constant`) of the policy's Updates, in their stages."""
+    moving = [u for stage in learner.stages for u in stage if u.params == "actor"]
+    return [(u.name, u.start, u.stop, u.loss is constant) for u in moving]
+
+
+def cloning_first(**changes):
+    """TD3+BC whose policy has two Updates in turn, both of which objectives hook on."""
+    base = TD3BC(hidden=(4,), batch_size=4, policy_every=1).build(SPEC, torch.Generator().manual_seed(0))
+    actor = base.updates["actor"]
+    early, late = replace(actor, name="early", stop=10), replace(actor, start=10)
+    stages = tuple((early, late) if stage[0].name == "actor" else stage for stage in base.stages)
+    policy = replace(base.policy, updates=("early", "actor"))
+    return replace(base, stages=stages, policy=policy, **changes)
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (None, [("early", 0, 10, True), ("actor", 10, None, True)]),
+        (4, [("early", 0, 4, True), ("early_after", 4, 10, False), ("actor", 10, None, False)]),
+        (10, [("early", 0, 10, True), ("actor", 10, None, False)]),
+        (13, [("early", 0, 10, True), ("actor", 10, 13, True), ("actor_after", 13, None, False)]),
+    ],
+)
+def test_a_policy_loss_that_ends_gives_the_old_one_back(stop, expected):
+    learner = cloning_first().with_policy_loss(constant, stop).ready()
+    assert schedule(learner) == expected
+    assert learner.rewritten == {"early", "actor"}
+    for step in range(1, 21):  # one Update of the policy in every step, with the loss that it should have
+        (due,) = [u for u in learner.updates.values() if u.params == "actor" and u.due(step)]
+        assert (due.loss is constant) == (stop is None or step <= stop)
+
+
+def test_both_losses_go_on_with_one_optimisers_moments():
+    base = TD3BC(hidden=(4,), batch_size=4, policy_every=3).build(SPEC, torch.Generator().manual_seed(0))
+    learner, old = base.with_policy_loss(constant, 5), base.updates["actor"]
+    before, after = (learner.updates[name] for name in ("actor", "actor_after"))
+    assert [u.name for u in learner.stages[1]] == ["actor", "actor_after"]
+    assert replace(before, loss=old.loss, stop=None) == old == replace(after, name="actor", start=0)
+    learner = learner.ready()
+    assert set(learner.init().opt) == set(base.ready().init().opt)
+    assert [step for step in range(1, 13) if "actor" in learner.due(step)] == [3]
+    assert [step for step in range(1, 13) if "actor_after" in learner.due(step)] == [6, 9, 12]
+
+
+def test_a_policy_loss_that_ends_is_still_no_second_objectives():
+    learner = cloning_first().with_policy_loss(constant, 4)
+    with pytest.raises(ConfigError, match="two objectives rewrite the loss of early, actor"):
+        learner.with_policy_loss(constant)
+    with pytest.raises(ConfigError, match="exposes no policy improvement"):
+        BC(hidden=(4,)).build(SPEC, torch.Generator()).with_policy_loss(constant, 4)
+
+
+def test_the_learner_that_was_given_is_left_as_it_was():
+    base = cloning_first()
+    before = schedule(base)
+    base.with_policy_loss(constant, 4)
+    assert schedule(base) == before and not base.rewritten

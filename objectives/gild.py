@@ -9,8 +9,8 @@ A network G_w gives the loss by which a policy learns from demonstrations (s_d, 
     L_meta(w) = -tanh(Q(theta(w)) - Q(theta^)),   Q(theta) = mean Q(s, pi_theta(s)) on fresh states of the replay
 
 L_il is behaviour cloning (see rl_il.py). The policy's real step is its own optimiser's on grad_theta [L_rl + L_gild]
-with the old w, in the same step as w's (see parts.py). After the warm start, 1 % of the steps in the paper, both G_w
-and the demonstrations are dropped and the algorithm goes on alone.
+with the old w, in the same step as w's (see metarl/learned_loss.py). After the warm start, 1 % of the steps in the
+paper, both G_w and the demonstrations are dropped and the algorithm goes on alone.
 
 Against the authors' code (slDeng1003/GILD), four of whose six files do not run (an undefined name, and gradients that
 PyTorch 2 no longer keeps) and are taken as they were meant:
@@ -31,7 +31,7 @@ from torchopt.base import GradientTransformation
 
 from metarl import Learner, Probe, Role, Spec, adam, nn, noise_for, option, sgd
 from metarl.bilevel import Batches, Metrics, Tree
-from objectives.parts import check_warm_start, rl_loss, warm_started, with_learned_loss
+from metarl.learned_loss import check_duration, duration, rl_loss, with_learned_loss
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class GILD:
     }
 
     def __post_init__(self) -> None:
-        check_warm_start(self.warm_start)
+        check_duration(self.warm_start, "warm_start")
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with the group `loss_network`, the role `demo`, and another loss of its policy."""
@@ -113,7 +113,7 @@ class GILD:
             action, value = learned(tree, batches)
             return (action - batches["demo"]["action"]).square().mean(-1).sqrt(), value
 
-        learner, stop = warm_started(learner, self.warm_start, spec)
+        learner, stop = duration(learner, self.warm_start, spec)
         learner = learner.with_roles(demo=Role("demo", self.batch_size, reader=policy.updates[-1]))
         return with_learned_loss(
             learner.with_noise_for("demo"),

@@ -8,9 +8,9 @@ the policy's last hidden layer computes.
     theta^    = theta - eta grad_theta L_rl                                      (plain RL; a constant)
     L_meta(w) = -tanh(L_rl(theta^) - L_rl(theta(w)))   on a fresh batch
 
-See parts.py for the steps that follow. It is GILD's engine with another input and another point of comparison, and a
-baseline of GILD's. The authors' DDPG and TD3 have policies of 400 and 300 units, batches of 100 and rates of 1e-3
-(settings of the algorithm); eta is that rate.
+See metarl/learned_loss.py for the steps that follow. It is GILD's engine with another input and another point of
+comparison, and a baseline of GILD's. The authors' DDPG and TD3 have policies of 400 and 300 units, batches of 100 and
+rates of 1e-3 (settings of the algorithm); eta is that rate.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torchopt.base import GradientTransformation
 
 from metarl import Learner, Probe, Spec, adam, nn, option, sgd
 from metarl.bilevel import Batches, Metrics, Tree
-from objectives.parts import check_warm_start, rl_loss, warm_started, with_learned_loss
+from metarl.learned_loss import check_duration, duration, rl_loss, with_learned_loss
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MetaCritic:
     constraint: bool = option(True, "keep an offline algorithm's own tie to its data")
 
     def __post_init__(self) -> None:
-        check_warm_start(self.warm_start)
+        check_duration(self.warm_start, "warm_start")
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with the group `loss_network` and another loss of its policy."""
@@ -81,7 +81,7 @@ class MetaCritic:
         def sample(tree: Tree, batches: Batches) -> tuple[Tensor, Tensor]:
             return policy.terms(tree, batches["train"], batches["noise"]).signal, auxiliary(tree, batches)
 
-        learner, stop = warm_started(learner, self.warm_start, spec)
+        learner, stop = duration(learner, self.warm_start, spec)
         return with_learned_loss(
             learner,
             net,

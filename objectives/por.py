@@ -51,7 +51,7 @@ from metarl import (
 )
 from metarl.bilevel import Batch, Batches, Metrics, Params, Tree
 from metarl.errors import ConfigError
-from objectives.parts import check_warm_start, warm_started
+from metarl.learned_loss import check_duration, duration
 
 CLIP = 100.0  # of the residual form's weights
 
@@ -134,7 +134,7 @@ class POR:
             raise ValueError(f"expectile must lie between 0 and 1, not {self.expectile}")
         if len(self.log_std) != 2 or not self.log_std[0] < self.log_std[1]:
             raise ValueError(f"log_std must be a lower and a higher bound, not {list(self.log_std)}")
-        check_warm_start(self.behaviour_steps, "behaviour_steps")
+        check_duration(self.behaviour_steps, "behaviour_steps")
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with the groups `value`, `guide_policy` and `execute_policy`; on v_guided also `behaviour_guide`.
@@ -172,7 +172,7 @@ class POR:
         start = 0
         if self.form == "v_guided":
             modules["behaviour_guide"] = nn.GaussianPolicy(obs, obs, hidden, generator, bounds, squashed=False)
-            learner, first = warm_started(learner, self.behaviour_steps, spec)
+            learner, first = duration(learner, self.behaviour_steps, spec)
             start = first or 0
             if start >= spec.steps:
                 raise ConfigError(

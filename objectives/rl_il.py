@@ -18,7 +18,7 @@ from torch import Tensor
 
 from metarl import Learner, Role, Spec, noise_for, option
 from metarl.bilevel import Batches, Metrics, Tree
-from objectives.parts import check_warm_start, rl_loss, warm_started
+from metarl.learned_loss import check_duration, duration, rl_loss
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RLIL:
     constraint: bool = option(True, "keep an offline algorithm's own tie to its data")
 
     def __post_init__(self) -> None:
-        check_warm_start(self.warm_start)
+        check_duration(self.warm_start, "warm_start")
 
     def attach(self, learner: Learner, spec: Spec, generator: torch.Generator) -> Learner:
         """The learner with another loss of its policy, and the role `demo`."""
@@ -48,7 +48,7 @@ class RLIL:
             il = policy.imitation(tree, batches["demo"], noise_for(batches, "demo"), form)
             return rl + self.weight * il, {**metrics, "imitation": il}
 
-        learner, stop = warm_started(learner, self.warm_start, spec)
+        learner, stop = duration(learner, self.warm_start, spec)
         return (
             learner.with_policy_loss(loss, stop)
             .with_roles(demo=Role("demo", self.batch_size, reader=policy.updates[-1]))

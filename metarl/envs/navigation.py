@@ -13,7 +13,7 @@ so that who arrives sooner gets more, and a learner can get past a demonstrator 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -26,11 +26,13 @@ from metarl.errors import ConfigError
 
 Reward = Literal["sparse", "dense"]
 Point = tuple[float, float]
+Colour = tuple[int, int, int]
 
 STEP = 0.05  # along an axis, for an action of 1
 RADIUS = 0.1  # of the goal
 PIXELS, EDGE = 320, 1.05  # a picture's side, and how far from the middle it reaches
 PIXEL = 2 * EDGE / PIXELS
+GREY, GREEN, BLUE = (60, 60, 60), (44, 160, 44), (31, 119, 180)
 
 
 class Wall(NamedTuple):
@@ -121,15 +123,15 @@ class Navigation(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         return {"success": distance <= RADIUS, "distance": distance}
 
 
-def move(x: float, y: float, dx: float, dy: float) -> tuple[float, float]:
+def move(x: float, y: float, dx: float, dy: float, walls: Sequence[Wall] = WALLS) -> tuple[float, float]:
     """Where a point that goes by dx and then by dy comes to."""
     to = min(max(x + dx, -1.0), 1.0)
-    for wall in WALLS:
+    for wall in walls:
         if wall.bottom < y < wall.top:
             to = _stop(x, to, wall.left, wall.right)
     x, start = to, y
     to = min(max(y + dy, -1.0), 1.0)
-    for wall in WALLS:
+    for wall in walls:
         if wall.left < x < wall.right:
             to = _stop(start, to, wall.bottom, wall.top)
     return x, to
@@ -183,29 +185,52 @@ def _aim(x: float, y: float, gaps: tuple[Gap, ...]) -> NDArray[np.float64] | Non
 
 def picture(path: list[Point], goal: Point) -> NDArray[np.uint8]:
     """The square with its walls, the goal (green), the path and the point at its end (blue), uint8 [H, W, 3]."""
-    x = (np.arange(PIXELS) + 0.5) * PIXEL - EDGE
-    at_x, at_y = np.meshgrid(x, -x)
-    image = np.full((PIXELS, PIXELS, 3), 255.0)
+    canvas = Canvas()
+    for wall in WALLS:
+        canvas.rectangle(wall, GREY)
+    canvas.disc(goal, RADIUS, GREEN, 0.6)
+    canvas.path(path)
+    return canvas.image
 
-    def paint(depth: NDArray[np.float64], colour: tuple[int, int, int], opacity: float = 1.0) -> None:
+
+class Canvas:
+    """A picture of the empty square, to paint shapes on one after the other."""
+
+    def __init__(self) -> None:
+        x = (np.arange(PIXELS) + 0.5) * PIXEL - EDGE
+        self._x, self._y = np.meshgrid(x, -x)
+        self._image = np.full((PIXELS, PIXELS, 3), 255.0)
+        self._paint(np.maximum(abs(self._x), abs(self._y)) - 1, GREY)
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        """What is painted so far, uint8 [PIXELS, PIXELS, 3]."""
+        return self._image.round().astype(np.uint8)
+
+    def rectangle(self, wall: Wall, colour: Colour, opacity: float = 1.0) -> None:
+        """A wall, or what has a wall's shape."""
+        sides = (self._x - wall.left, wall.right - self._x, self._y - wall.bottom, wall.top - self._y)
+        self._paint(np.minimum.reduce(sides), colour, opacity)
+
+    def disc(self, middle: Point, radius: float, colour: Colour, opacity: float = 1.0) -> None:
+        """A disc."""
+        self._paint(radius - np.hypot(self._x - middle[0], self._y - middle[1]), colour, opacity)
+
+    def path(self, path: list[Point]) -> None:
+        """A path and the point at its end."""
+        near = np.full_like(self._x, np.inf)
+        for one, other in pairwise(path):
+            box = _around(one, other)
+            np.minimum(near[box], _distance(self._x[box], self._y[box], one, other), out=near[box])
+        if len(path) > 1:
+            self._paint(0.008 - near, BLUE, 0.7)
+        if path:
+            self.disc(path[-1], 0.03, BLUE)
+
+    def _paint(self, depth: NDArray[np.float64], colour: Colour, opacity: float = 1.0) -> None:
         # `depth` is how far inside a shape a pixel's middle lies: edges are blended over one pixel.
         share = opacity * np.clip(0.5 + depth / PIXEL, 0, 1)[..., None]
-        image[:] = (1 - share) * image + share * np.array(colour)
-
-    paint(np.maximum(abs(at_x), abs(at_y)) - 1, (60, 60, 60))
-    for wall in WALLS:
-        sides = (at_x - wall.left, wall.right - at_x, at_y - wall.bottom, wall.top - at_y)
-        paint(np.minimum.reduce(sides), (60, 60, 60))
-    paint(RADIUS - np.hypot(at_x - goal[0], at_y - goal[1]), (44, 160, 44), 0.6)
-    near = np.full_like(at_x, np.inf)
-    for one, other in pairwise(path):
-        box = _around(one, other)
-        np.minimum(near[box], _distance(at_x[box], at_y[box], one, other), out=near[box])
-    if len(path) > 1:
-        paint(0.008 - near, (31, 119, 180), 0.7)
-    if path:
-        paint(0.03 - np.hypot(at_x - path[-1][0], at_y - path[-1][1]), (31, 119, 180))
-    return image.round().astype(np.uint8)
+        self._image[:] = (1 - share) * self._image + share * np.array(colour)
 
 
 def _around(one: Point, other: Point) -> tuple[slice, slice]:

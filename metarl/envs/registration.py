@@ -14,9 +14,11 @@ from metarl.envs.sparse import ROBOTS, WITHOUT_CONTACTS, Variant
 
 MUJOCO_STEPS = 1000  # GILD's and LOGO's time limit, and that of the v5 environments
 NAVIGATION_STEPS = 150
+FOUR_ROOMS_STEPS = 200
 
 _SPARSE = "metarl.envs.sparse:sparse"
 _NAVIGATION = "metarl.envs.navigation:Navigation"
+_FOUR_ROOMS = "metarl.envs.four_rooms:FourRooms"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,15 @@ ENVIRONMENTS = (
         ),
         "metarl/DenseNavigation-v0": Entry(
             "the same with minus the distance to the goal", _NAVIGATION, NAVIGATION_STEPS, {"reward": "dense"}
+        ),
+        "metarl/FourRooms-v0": Entry(
+            "four rooms: 1 at the goal, which ends the episode", _FOUR_ROOMS, FOUR_ROOMS_STEPS
+        ),
+        "metarl/FourRoomsRiver-v0": Entry(
+            "the same with a river that costs 1 a step, and a bridge", _FOUR_ROOMS, FOUR_ROOMS_STEPS, {"task": "river"}
+        ),
+        "metarl/FourRoomsKey-v0": Entry(
+            "the same with a goal that pays only with the key", _FOUR_ROOMS, FOUR_ROOMS_STEPS, {"task": "key"}
         ),
     }
 )

@@ -35,12 +35,13 @@ SWITCHES = {
 
 @pytest.fixture(scope="module", autouse=True)
 def made(tmp_path_factory):
-    """pendulum/medium and pendulum/expert of 600 transitions, which stand for the pages' 20,000."""
+    """pendulum/medium and pendulum/expert of 600 transitions, which stand for the pages' 20,000, and demonstrations."""
     root = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root))
         for level in ("medium", "expert"):
             make_dataset(f"pendulum/{level}", 600)
+        make_dataset("navigation/detour", 600)
         yield root
 
 

@@ -1,4 +1,4 @@
-"""What RL+IL, GILD and Meta-Critic are made of: the RL loss, a warm start, and a learned loss judged by what it gains.
+"""A loss that is learned while the policy minimises it, judged by what a policy step with it gains over one without.
 
 A network G_w gives a loss that the policy minimises beside its RL loss L_rl. With a rate eta:
 
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torchopt.base import GradientTransformation
 
-from metarl import Learner, PolicyTerms, Role, Spec, Unrolled, Update, noise_for
-from metarl.bilevel import Batches, Metrics, Tree
+from metarl.bilevel import Batches, Metrics, Tree, Unrolled, Update
 from metarl.bilevel.update import Loss
 from metarl.errors import ConfigError
+from metarl.learner import Learner, PolicyTerms, Role, Spec, noise_for
 
 
 def rl_loss(
@@ -42,20 +42,23 @@ def rl_loss(
     return policy.combine(terms, 1.0 if constraint else None), terms.metrics
 
 
-def check_warm_start(warm_start: float | None, key: str = "warm_start") -> None:
+def check_duration(value: float | None, key: str) -> None:
     """Raises ValueError for what is neither a share nor a number of steps; `key` names the setting."""
-    if warm_start is None:
+    if value is None or 0 < value < 1:
         return
-    whole = math.isfinite(warm_start) and warm_start == int(warm_start)
-    if not (0 < warm_start < 1 or (whole and warm_start >= 1)):
-        raise ValueError(f"{key} must be a share below 1 or a whole number of gradient steps, not {warm_start}")
+    if not (math.isfinite(value) and value >= 1 and value == int(value)):
+        raise ValueError(f"{key} must be a share below 1 or a whole number of gradient steps, not {value}")
 
 
-def warm_started(learner: Learner, warm_start: float | None, spec: Spec) -> tuple[Learner, int | None]:
-    """The last gradient step of a warm start (None: no end), and the learner, bound to the run's steps by a share."""
-    if warm_start is None or warm_start >= 1:
-        return learner, None if warm_start is None else int(warm_start)
-    return replace(learner, span=spec.steps), max(1, round(warm_start * spec.steps))
+def duration(learner: Learner, value: float | None, spec: Spec) -> tuple[Learner, int | None]:
+    """Gradient steps for a setting that may be a share of the run's (None: no end).
+
+    Returns:
+        the learner, bound to the run's steps where they are a share; and the steps.
+    """
+    if value is None or value >= 1:
+        return learner, None if value is None else int(value)
+    return replace(learner, span=spec.steps), max(1, round(value * spec.steps))
 
 
 def with_learned_loss(

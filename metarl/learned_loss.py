@@ -22,7 +22,6 @@ from torchopt.base import GradientTransformation
 
 from metarl.bilevel import Batches, Metrics, Tree, Unrolled, Update
 from metarl.bilevel.update import Loss
-from metarl.errors import ConfigError
 from metarl.learner import Learner, PolicyTerms, Role, Spec, noise_for
 
 
@@ -87,16 +86,11 @@ def with_learned_loss(
         stop: the last gradient step with G_w; from then on the policy's loss is its own and the network rests.
 
     Raises:
-        ConfigError: `stop` lies before the policy's first step.
+        ConfigError: `stop` lies before the policy's first step, or another objective has rewritten its loss.
     """
     policy = learner.hooks("a learned loss")
     learner = learner.with_modules(loss_network=net).with_policy_loss(loss, stop)
     inner = learner.updates[policy.updates[-1]]
-    if stop is not None and stop <= inner.start:
-        raise ConfigError(
-            f"warm_start ends at gradient step {stop:,}, and {inner.name!r} begins after step {inner.start:,}; choose "
-            "a longer one"
-        )
 
     def meta_loss(tree: Tree, batches: Batches, other: Tree) -> tuple[Tensor, Metrics]:
         gain = utility(tree, batches) - utility(other, batches)

@@ -252,12 +252,19 @@ class Learner:
                 with the loss that there was.
 
         Raises:
-            ConfigError: another objective has replaced it already.
+            ConfigError: another objective has replaced it already; or `stop` lies before the policy's first step.
         """
         policy = self.hooks("a new policy loss")
         if self.rewritten & set(policy.updates):
             raise ConfigError(
                 f"two objectives rewrite the loss of {', '.join(policy.updates)}, and the first would be lost; keep one"
+            )
+
+        first = self.updates[policy.updates[-1]]
+        if stop is not None and stop <= first.start:
+            raise ConfigError(
+                f"a warm start of {stop:,} gradient steps would be over before it begins: {first.name!r} begins after "
+                f"step {first.start:,}; choose a longer one"
             )
 
         def rewritten(update: Update) -> tuple[Update, ...]:

@@ -58,7 +58,7 @@ class GILD:
         group="metarl.optimizers",
     )
     weight: float = option(1.0, "of the learned loss beside the RL loss", least=0)
-    il_weight: float = option(1.0, "of cloning in the step to compare with", least=0)
+    il_weight: float = option(1.0, "of cloning in the step to compare with; of no effect where not bounded", least=0)
     utility: Literal["q", "rl_loss"] = option("q", "what a virtual step gains: Q, or minus the whole RL loss")
     bounded: bool = option(True, "tanh around the gain")
     warm_start: float | None = option(

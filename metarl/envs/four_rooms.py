@@ -31,13 +31,13 @@ from metarl.errors import ConfigError
 
 Task = Literal["plain", "river", "key"]
 
-WALLS = (
-    Wall(-0.05, 0.05, -1.0, -0.5),
+WALLS = (  # they end outside of the square: along a wall's own end, as along its faces, a point may go
+    Wall(-0.05, 0.05, -1.1, -0.5),
     Wall(-0.05, 0.05, -0.3, 0.6),
-    Wall(-0.05, 0.05, 0.8, 1.0),
-    Wall(-1.0, -0.4, -0.05, 0.05),
+    Wall(-0.05, 0.05, 0.8, 1.1),
+    Wall(-1.1, -0.4, -0.05, 0.05),
     Wall(-0.2, 0.3, -0.05, 0.05),
-    Wall(0.5, 1.0, -0.05, 0.05),
+    Wall(0.5, 1.1, -0.05, 0.05),
 )
 GOAL: Point = (0.75, 0.75)
 KEY: Point = (-0.75, 0.75)

@@ -709,7 +709,7 @@ def test_a_warm_start_that_ends_before_the_policy_begins_is_refused(assemble, st
     if fine:
         assert assemble(algorithm, objective(warm_start=stop)).due(40_001) >= {"actor", "loss_network"}
         return
-    with pytest.raises(ConfigError, match=r"warm_start ends at gradient step .*'actor' begins after step 40,000"):
+    with pytest.raises(ConfigError, match=r"a warm start of .* gradient steps .*'actor' begins after step 40,000"):
         assemble(algorithm, objective(warm_start=stop))
 
 

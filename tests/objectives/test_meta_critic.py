@@ -337,7 +337,7 @@ def test_what_it_refuses(assemble):
         assemble(BC(hidden=(4,)), objective())
     with pytest.raises(ConfigError, match=r"exists already|two objectives rewrite"):
         assemble(TD3(hidden=(4,)), objective(), GILD())
-    with pytest.raises(ConfigError, match="warm_start ends at gradient step 10,000"):
+    with pytest.raises(ConfigError, match="a warm start of 10,000 gradient steps would be over before"):
         assemble(CQL(hidden=(4,), samples=2), objective(warm_start=10_000))
     with pytest.raises(ConfigError, match="warm_start must be a share below 1 or a whole number"):
         component("metarl.objectives", {"name": "meta_critic", "warm_start": 1.5}, "test.yaml", "objective")

@@ -240,3 +240,9 @@ def test_defaults_and_help():
 def test_metarl_check_passes(name):
     report = check(Plan({"name": "rl_il"}, name), ("compiles", "stacks", "cost"))
     assert not report.problems, report.problems
+
+
+@pytest.mark.parametrize("stop", [10_000, 40_000])
+def test_a_warm_start_that_ends_before_the_policy_begins_is_refused(assemble, stop):
+    with pytest.raises(ConfigError, match=r"a warm start of .* gradient steps .*'actor' begins after step 40,000"):
+        assemble(CQL(hidden=(4,), samples=2), RLIL(warm_start=stop))

@@ -39,6 +39,7 @@ WALLS = (  # they end outside of the square: along a wall's own end, as along it
     Wall(-0.2, 0.3, -0.05, 0.05),
     Wall(0.5, 1.1, -0.05, 0.05),
 )
+FACES = 0.05  # how far both walls' faces are from the middle lines
 GOAL: Point = (0.75, 0.75)
 KEY: Point = (-0.75, 0.75)
 RIVER = Wall(-1.0, 1.0, 0.25, 0.45)  # too wide for a step; its edges are dry, as is the bridge's

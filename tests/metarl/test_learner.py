@@ -577,8 +577,6 @@ def cloning_first(**changes):
     ("stop", "expected"),
     [
         (None, [("early", 0, 10, True), ("actor", 10, None, True)]),
-        (4, [("early", 0, 4, True), ("early_after", 4, 10, False), ("actor", 10, None, False)]),
-        (10, [("early", 0, 10, True), ("actor", 10, None, False)]),
         (13, [("early", 0, 10, True), ("actor", 10, 13, True), ("actor_after", 13, None, False)]),
     ],
 )
@@ -589,6 +587,12 @@ def test_a_policy_loss_that_ends_gives_the_old_one_back(stop, expected):
     for step in range(1, 21):  # one Update of the policy in every step, with the loss that it should have
         (due,) = [u for u in learner.updates.values() if u.params == "actor" and u.due(step)]
         assert (due.loss is constant) == (stop is None or step <= stop)
+
+
+@pytest.mark.parametrize("stop", [4, 10])
+def test_a_policy_loss_that_ends_before_the_policy_begins_is_refused(stop):
+    with pytest.raises(ConfigError, match=rf"a warm start of {stop} .* 'actor' begins after step 10; choose a longer"):
+        cloning_first().with_policy_loss(constant, stop)
 
 
 def test_both_losses_go_on_with_one_optimisers_moments():
@@ -604,15 +608,15 @@ def test_both_losses_go_on_with_one_optimisers_moments():
 
 
 def test_a_policy_loss_that_ends_is_still_no_second_objectives():
-    learner = cloning_first().with_policy_loss(constant, 4)
+    learner = cloning_first().with_policy_loss(constant, 13)
     with pytest.raises(ConfigError, match="two objectives rewrite the loss of early, actor"):
         learner.with_policy_loss(constant)
     with pytest.raises(ConfigError, match="exposes no policy improvement"):
-        BC(hidden=(4,)).build(SPEC, torch.Generator()).with_policy_loss(constant, 4)
+        BC(hidden=(4,)).build(SPEC, torch.Generator()).with_policy_loss(constant, 13)
 
 
 def test_the_learner_that_was_given_is_left_as_it_was():
     base = cloning_first()
     before = schedule(base)
-    base.with_policy_loss(constant, 4)
+    base.with_policy_loss(constant, 13)
     assert schedule(base) == before and not base.rewritten

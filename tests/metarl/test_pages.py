@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from algorithms.none import Nothing
 from metarl import config, pages, registry
 from metarl.component import component
 from metarl.data.recipes import make_dataset
@@ -25,6 +26,7 @@ BASES = ("td3_bc", "sac_bc", "cql", "iql")
 
 SHORT = ("steps=40", "evaluation.every=20", "evaluation.episodes=1", "log_every=2", "compile=off", "device=cpu")
 SHAPE = ("algorithm.hidden=[8,8]", "algorithm.batch_size=16")
+OWN_SHAPE = ("objective.hidden=[8,8]", "objective.execute_hidden=[8,8]", "objective.batch_size=16")
 # What a page speaks of under the condition that it names: "if learned", "with `lagrange`", "with `watch: [guide]`".
 SWITCHES = {
     "sac_bc": ("algorithm.auto_temperature=true",),
@@ -69,7 +71,8 @@ def experiment(name: str, folder: Path, *overrides: str) -> config.Experiment:
     whole = config.load(file)
     sizes = [f"data.{source}.size=600" for source in whole.data]
     sizes += ["online.random_steps=4"] if whole.online else []
-    return config.load(file, [*SHORT, *SHAPE, *sizes, *overrides])
+    shape = OWN_SHAPE if type(whole.algorithm) is Nothing else SHAPE
+    return config.load(file, [*SHORT, *shape, *sizes, *overrides])
 
 
 def metrics(run: Path) -> dict[str, list[float]]:

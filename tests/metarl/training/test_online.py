@@ -480,7 +480,7 @@ def test_spec_of_an_online_run_counts_gradient_steps(yaml):
         assert spec_of(env).obs_dim == setup.spec.obs_dim == 3
 
 
-@pytest.mark.parametrize("example", ["online", "offline_to_online"])
+@pytest.mark.parametrize("example", ["online", "offline_to_online", "gild"])
 def test_the_examples_run(tmp_path, example):
     file = Path(__file__).parents[3] / "examples" / f"{example}.yaml"
     small = ["steps={offline: 10, online: 30}"] if example == "offline_to_online" else ["steps=40"]

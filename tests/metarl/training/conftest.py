@@ -29,12 +29,13 @@ evaluation: {every: 20, episodes: 2}
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """pendulum/medium and pendulum/expert of 1,000 transitions, in a Minari root of this session."""
+    """pendulum/medium and pendulum/expert of 1,000 transitions, and navigation/detour, in a Minari root of the session."""
     root = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root))
         for level in ("medium", "expert"):
             make_dataset(f"pendulum/{level}", 1000)
+        make_dataset("navigation/detour", 300)
     return root
 
 

@@ -485,6 +485,7 @@ def test_the_examples_run(tmp_path, example):
     file = Path(__file__).parents[3] / "examples" / f"{example}.yaml"
     small = ["steps={offline: 10, online: 30}"] if example == "offline_to_online" else ["steps=40"]
     small += ["data.train.size=1000"] if example == "offline_to_online" else ["online.random_steps=10"]
+    small += ["data.demo.size=300"] if example == "gild" else []
     experiment = config.load(file, [*small, "evaluation.every=10", "evaluation.episodes=1", "compile=off"])
     folder = offline.train(experiment, 0, tmp_path, Silent())
     result = json.loads((folder / "result.json").read_text())

@@ -48,6 +48,7 @@ WATER, WOOD, ORANGE = (158, 202, 225), (196, 156, 108), (255, 127, 14)
 
 SIDE = 41  # nodes along a side of the controllers' grid; every face of a wall lies on it
 WET, NEARLY_WET, AT_WALL = 25.0, 2.0, 1.0  # what a node costs them, in steps
+SLANT = 0.01  # what a step along both axes costs more, so that of equally long ways the straight one is taken
 
 
 class FourRooms(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -204,7 +205,7 @@ def _aim(x: float, y: float, river: bool, target: Node) -> Point:
             to_x, to_y = _point((k, m))
             dx, dy = to_x - x, to_y - y
             length = max(abs(dx), abs(dy)) / STEP
-            cost = length + costs[k, m] + to_go[k, m]
+            cost = length + SLANT * min(abs(dx), abs(dy)) / STEP + costs[k, m] + to_go[k, m]
             if length > 1:
                 cost += costs.get(_node(x + dx / 2, y + dy / 2), math.inf)
             rank = (round(cost, 6), -length)
@@ -259,5 +260,6 @@ def _costs_to_go(river: bool, target: Node) -> dict[Node, float]:
             cost += 1 + costs[node]
             for other in roads[node]:
                 if other not in found:
-                    heapq.heappush(queue, (cost, other))
+                    slant = SLANT * (node[0] != other[0] and node[1] != other[1])
+                    heapq.heappush(queue, (cost + slant, other))
     return found

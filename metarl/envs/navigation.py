@@ -53,11 +53,12 @@ class Gap(NamedTuple):
     top: float
 
 
+BEYOND = 1.1  # where a wall ends that meets the border: at 1 a point on the border would pass it
 WALLS = (
-    Wall(-0.4, -0.3, -1.0, -0.35),
+    Wall(-0.4, -0.3, -BEYOND, -0.35),
     Wall(-0.4, -0.3, -0.1, 0.55),
     Wall(0.3, 0.4, -0.55, 0.1),
-    Wall(0.3, 0.4, 0.35, 1.0),
+    Wall(0.3, 0.4, 0.35, BEYOND),
 )
 DOORS = (Gap(-0.4, -0.3, -0.35, -0.1), Gap(0.3, 0.4, 0.1, 0.35))
 ENDS = (Gap(-0.4, -0.3, 0.55, 1.0), Gap(0.3, 0.4, -1.0, -0.55))

@@ -29,7 +29,7 @@ evaluation: {every: 20, episodes: 2}
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """pendulum/medium and pendulum/expert of 1,000 transitions, and navigation/detour, in a Minari root of the session."""
+    """pendulum/medium and pendulum/expert of 1,000 transitions, and navigation/detour, in one Minari root."""
     root = tmp_path_factory.mktemp("datasets")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root))

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.colours import PALETTE
-from benchmarks.drawing import NARROW, STYLE, to_png
+from benchmarks.drawing import NARROW, STYLE, power, to_png
 from benchmarks.speed.rival_gild import NEVER, digest, loaded
 from metarl import config, data
 from metarl.envs import registered
@@ -127,7 +127,7 @@ def measured(checkout: Path, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def picture(result: Mapping[str, Any]) -> Figure:
-    """The spread over updates of G, on a logarithmic scale; 0 lies at the bottom."""
+    """The spread over updates of G, on a logarithmic scale; 0 is drawn as 1e-9."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2 * NARROW[0], NARROW[1]), layout="constrained")
         axis = figure.subplots()
@@ -136,6 +136,7 @@ def picture(result: Mapping[str, Any]) -> Figure:
                 updates, spread = zip(*[(steps / 2, max(std, 1e-9)) for steps, std in course], strict=True)
                 axis.plot(updates, spread, color=colour, linewidth=1.4, label=who if i == 0 else None)
         axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(lambda value, _: power(value))
         axis.set_xlabel("updates of the loss network")
         axis.set_ylabel("spread of G over demonstrations")
         axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -196,15 +196,22 @@ def _fits(structured: Any, key: Any, value: Any) -> bool:
 def _check_range(schema: type, plain: Mapping[str, Any], where: str, prefix: str) -> None:
     hints = typing.get_type_hints(schema)
     for f in dataclasses.fields(schema):
-        value = plain.get(f.name)
-        if dataclasses.is_dataclass(hints[f.name]) and isinstance(value, Mapping):
-            _check_range(typing.cast(type, hints[f.name]), value, where, f"{prefix}{f.name}.")
+        value, hint = plain.get(f.name), _given(hints[f.name])
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            _check_range(typing.cast(type, hint), value, where, f"{prefix}{f.name}.")
         least, most = f.metadata.get("least"), f.metadata.get("most")
         values = [v for v in (value if isinstance(value, list | tuple) else [value]) if v is not None]
         if least is not None and any(not v >= least for v in values):
             raise ConfigError(f"{where}: {prefix}{f.name} must be at least {least}, not {value}")
         if most is not None and any(not v <= most for v in values):
             raise ConfigError(f"{where}: {prefix}{f.name} must be at most {most}, not {value}")
+
+
+def _given(hint: Any) -> Any:
+    """`X` of `X | None`; any other hint as it is."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    optional = type(None) in typing.get_args(hint) and len(kinds) == 1
+    return kinds[0] if optional else hint
 
 
 def _again(f: dataclasses.Field) -> Any:
@@ -218,6 +225,7 @@ def _objects(schema: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(schema)
 
     def made(hint: Any, value: Any) -> Any:
+        hint = _given(hint)
         if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
             return typing.cast(type, hint)(**_objects(typing.cast(type, hint), value))
         return tuple(value) if typing.get_origin(hint) is tuple and value is not None else value

@@ -109,7 +109,10 @@ class MLP(nn.Module):
 def features(net: MLP, params: Params, x: Tensor) -> Tensor:
     """The outputs of the last hidden layer."""
     for i, layer in enumerate([*net.layers][:-1]):
-        x = net.activation(call(layer, part(params, f"layers.{i}."), x))
+        x = call(layer, part(params, f"layers.{i}."), x)
+        if net.norms:
+            x = call(net.norms[i], part(params, f"norms.{i}."), x)
+        x = net.activation(x)
     return x
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks import results as reading
-from benchmarks.claims import gorl, gorl_bases, pictures
+from benchmarks.claims import gild, gorl, gorl_bases, pictures
 from benchmarks.claims.verdict import Claim, Verdict
 from benchmarks.results import Results
 from benchmarks.running.suite import SHIPPED
@@ -19,22 +19,26 @@ from metarl.training.folder import write_aside
 
 PAPERS = Path(__file__).with_name("papers.yaml")
 RECORDED = Path(__file__).parents[1] / "results"
-CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS)
+CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS, *gild.CLAIMS)
 ANSWERS = ("suite", "page", "test", "awaits", "unavailable")
 HEAD = """# What the papers claim, and what was measured here
 
 Written by `python -m benchmarks.claims` from the committed results in benchmarks/results; nothing is typed in.
 
 Scores are normalised: 0 is what a random policy returns on average and 100 what the recipe's expert does, or the
-success rate in percent. They average the last 10 evaluations of every seed. A claim **held** where what it says is
+success rate in percent. They average the last 10 evaluations of every seed. Suites that learn online (GILD's) are
+judged by the raw mean return of those evaluations, beside which stand its interquartile mean over seeds (IQM) and the
+demonstrator's return; their steps are of the environment. A claim **held** where what it says is
 significant at 5 %, **did not hold** where the opposite is, and is **undecided** where these seeds cannot tell; the rule
 stands below each. Tests are paired t-tests over seeds, since runs of one seed share their draws, initial networks and
 start states; brackets hold 95 % intervals. The papers' own test takes the 10 evaluations of one run for independent
 samples, which [calls far too much significant](statistics.md): its p-values are shown and decide nothing.
 
-What was measured is the small form of each suite, on data made here: low-dimensional tasks and 8,000 gradient steps. It
-can show that a mechanism works or does not at this scale; it cannot refute a table that was measured on D4RL over a
-million steps. Anyone who has D4RL's files runs the same suite in paper size: `metarl bench NAME`.
+What was measured is the small form of each suite, on data made here: low-dimensional tasks and 8,000 gradient steps,
+or, online, ten to twenty thousand environment steps of a sparse task in the plane (and 50,000 of HalfCheetah, in a
+suite of its own). It can show that a mechanism works or does not at this scale; it cannot refute a table that was
+measured on D4RL or on MuJoCo's robots over a million steps. The same suite runs in paper size with `metarl bench NAME`:
+offline for anyone who has D4RL's files, online for anyone who has weeks of a core.
 """
 
 
@@ -111,7 +115,7 @@ def _section(suite: str, group: Sequence[Judged], drawn: Mapping[str, str]) -> I
         yield f"{_scale(results)}\n"
     if results and results.name in drawn:
         yield f"![the figures of {results.name} as a picture]({drawn[results.name]})\n"
-        yield f"{pictures.CAPTION}\n"
+        yield f"{pictures.caption(results)}\n"
     for one in group:
         claim, verdict = one.claim, one.verdict
         yield f"### {claim.where}: {claim.says}\n"
@@ -125,9 +129,12 @@ def _scale(results: Results) -> str:
     seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     steps = sorted({cell.steps for cell in results.cells})
     made = {key: sorted({e[key] for e in results.environments if e.get(key)}) for key in ("torch", "commit")}
+    what = f"{len(results.rows)} methods, {len(results.columns)} datasets ({', '.join(results.columns)})"
+    if results.counted != "gradient steps":
+        what = "; ".join(f"{axis}: {', '.join(labels)}" for axis, labels in results.axes.items())
+    taken = f"{' and '.join(f'{s:,}' for s in steps)} {results.counted}"
     return (
-        f"{results.finished} runs: {len(results.rows)} methods, {len(results.columns)} datasets "
-        f"({', '.join(results.columns)}), {seeds} seeds each, {' and '.join(f'{s:,}' for s in steps)} gradient steps; "
+        f"{results.finished} runs: {what}, {seeds} seeds each, {taken}; "
         f"torch {', '.join(made['torch'])}, commit {', '.join(c[:10] for c in made['commit']) or 'unknown'}. Again: "
         f"`{_command(results.name)}`."
     )
@@ -142,7 +149,7 @@ def _index() -> Iterator[str]:
     yield "\n## Everything in the papers, and where it is answered\n"
     yield (
         "Tables, figures, first experiments, next checks and open questions. A suite runs in paper size with "
-        "`metarl bench NAME`, which needs D4RL's files, and on made data with `--small`.\n"
+        "`metarl bench NAME`, which needs D4RL's files where it learns offline, and on made data with `--small`.\n"
     )
     for paper in papers():
         yield f"### {paper['paper']}: {paper['title']} (arXiv:{paper['arxiv']})\n"

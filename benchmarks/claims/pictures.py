@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -11,15 +11,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
+from benchmarks.claims import gild
 from benchmarks.claims.verdict import by_label, logged, mean, normalized
-from benchmarks.colours import FAINT, GRID, PALETTE
-from benchmarks.drawing import DASHES, MARKERS, STYLE, compact, to_png
-from benchmarks.results import Results
+from benchmarks.colours import FAINT, GRID, INK, PALETTE
+from benchmarks.drawing import DASHES, MARKERS, STYLE, WIDE, compact, power, steps_axis, to_png
+from benchmarks.results import Cell, Results
 from benchmarks.statistics.intervals import mean_interval
 
 PANEL = (3.4, 2.9)  # inches
 SCORE = "normalised score"
 CAPTION = "Bands and bars: 95 % intervals of the mean over seeds. Grey dots: seeds. Heat maps: means over seeds."
+METHODS = ("RL", "RL+IL", "Meta-Critic", "GILD")  # GILD's, of one look in all its pictures
+FEW = 5  # seeds, below which each is drawn: intervals would be as wide as the panel
+BANDS = (
+    "Bands: 95 % intervals of the mean over seeds, cut off outside of what seeds did. Thin lines, where there are less "
+    "than five seeds: each of them."
+)
+CURVES = f"Raw mean return at every evaluation. {BANDS} Dashed: the demonstrator's."
+CLONING = f"The cloning loss on all demonstrations at every evaluation. {BANDS} Dotted: where learning begins."
+SPREADS = (
+    "The standard deviation of G over the demonstrations at every evaluation, a line a seed; the axis is linear below "
+    "1e-5. Dotted: where learning begins, and 1 % of the gradient steps later."
+)
 
 
 def of(results: Results) -> bytes | None:
@@ -32,8 +45,24 @@ def of(results: Results) -> bytes | None:
         "gorl_schedule-small": schedule,
         "gorl_table_i-small": by_base,
         "gorl_figure_4_bases-small": by_base,
+        gild.COMPARISON: returns,
+        gild.ROBOT: returns,
+        gild.DEMONSTRATIONS: returns,
+        gild.DIVERGENCE: imitation,
+        gild.NETWORK: spread_of_network,
     }.get(results.name)
     return to_png(draw(results)) if draw else None
+
+
+def caption(results: Results) -> str:
+    """What is to be read below that picture."""
+    return {
+        gild.COMPARISON: CURVES,
+        gild.ROBOT: CURVES,
+        gild.DEMONSTRATIONS: CURVES,
+        gild.DIVERGENCE: CLONING,
+        gild.NETWORK: SPREADS,
+    }.get(results.name, CAPTION)
 
 
 def constants(results: Results) -> Figure:
@@ -50,7 +79,7 @@ def constants(results: Results) -> Figure:
         axis.set_xlabel("constant weight  |  learned weights")
         axis.set_ylabel(SCORE)
 
-    return _panels(results, one)
+    return _panels(results.columns, one)
 
 
 def constraints(results: Results) -> Figure:
@@ -70,7 +99,7 @@ def constraints(results: Results) -> Figure:
         axis.set_ylabel("log(constraint loss: expert / random)")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
-    return _panels(results, one)
+    return _panels(results.columns, one)
 
 
 def mixing(results: Results) -> Figure:
@@ -83,7 +112,7 @@ def mixing(results: Results) -> Figure:
         axis.margins(x=0.25)
         axis.set_ylabel(SCORE)
 
-    return _panels(results, one, legend=False)
+    return _panels(results.columns, one, legend=False)
 
 
 def by_base(results: Results) -> Figure:
@@ -100,7 +129,7 @@ def by_base(results: Results) -> Figure:
         axis.set_xticks(range(len(bases)), bases)
         axis.set_ylabel(SCORE)
 
-    return _panels(results, one)
+    return _panels(results.columns, one)
 
 
 def numbers(results: Results) -> Figure:
@@ -120,7 +149,7 @@ def numbers(results: Results) -> Figure:
         axis.set_xlabel("expert tuples")
         axis.set_ylabel(SCORE)
 
-    return _panels(results, one)
+    return _panels(results.columns, one)
 
 
 def schedule(results: Results) -> Figure:
@@ -155,6 +184,60 @@ def schedule(results: Results) -> Figure:
     return figure
 
 
+def returns(results: Results) -> Figure:
+    """GILD: the raw return over environment steps by method, beside the demonstrator's."""
+
+    def one(axis: Axes, cells: Mapping[str, Cell]) -> list[float]:
+        level = mean(gild.demonstrators(next(iter(cells.values()))))
+        seen = [level]
+        for method, cell in cells.items():
+            steps = [e.step for e in cell.scored[0].evaluations]
+            seen += _course(axis, steps, [[e.mean for e in run.evaluations] for run in cell.scored], method)
+        axis.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1, label="demonstrator")
+        axis.set_ylabel("mean return")
+        return seen
+
+    return _by_setting(results, "method", one)
+
+
+def imitation(results: Results) -> Figure:
+    """GILD: the cloning loss on the demonstrations over environment steps, by method."""
+
+    def one(axis: Axes, cells: Mapping[str, Cell]) -> list[float]:
+        seen: list[float] = []
+        for method, cell in cells.items():
+            found = [gild.course(results, run, gild.IMITATION) for run in cell.scored]
+            seen += _course(axis, found[0].steps, [series.values for series in found], method)
+        axis.axvline(gild.learns_from(next(iter(cells.values()))), color=FAINT, linestyle=":", linewidth=1.0)
+        axis.set_ylabel("cloning loss")
+        return seen
+
+    return _by_setting(results, "method", one)
+
+
+def spread_of_network(results: Results) -> Figure:
+    """GILD: the spread of G over the demonstrations, by weight decay."""
+
+    def one(axis: Axes, cells: Mapping[str, Cell]) -> list[float]:
+        for i, (decay, cell) in enumerate(cells.items()):
+            for j, run in enumerate(cell.scored):
+                series = gild.course(results, run, gild.SPREAD)
+                label = None if j else "no weight decay" if decay == "none" else f"weight decay {decay}"
+                axis.plot(
+                    series.steps, series.values, color=PALETTE[i], linestyle=DASHES[i], linewidth=1.3, label=label
+                )
+        for step in gild.first_steps(next(iter(cells.values()))):
+            axis.axvline(step, color=FAINT, linestyle=":", linewidth=1.0)
+        axis.set_yscale("symlog", linthresh=1e-5)
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: power(value) if value else "0"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_ylabel("spread of G")
+        return []
+
+    return _by_setting(results, "weight decay", one)
+
+
 # -- parts -----------------------------------------------------------------------------------------------------
 
 
@@ -162,24 +245,71 @@ def _scores(results: Results, row: str, column: str) -> NDArray[np.float64]:
     return np.array(list(normalized(results, row, column).values()))
 
 
-def _panels(results: Results, draw: Callable[[Axes, str], None], legend: bool = True) -> Figure:
-    """One panel a dataset, at most three in a row, and one legend below."""
-    columns = min(3, len(results.columns))
-    rows = -(-len(results.columns) // columns)
+def _panels(
+    names: Sequence[str], draw: Callable[[Axes, str], None], legend: bool = True, one_height: bool = False
+) -> Figure:
+    """One panel a name (of a dataset, say), at most three in a row, and one legend below.
+
+    Args:
+        names: titles of the panels.
+        draw: into the panel of a name.
+        legend: whether there is one; it is the first panel's.
+        one_height: whether all panels span the same heights.
+    """
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained", facecolor="white")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-        for axis, column in zip(axes, results.columns, strict=False):
-            draw(axis, column)
-            axis.set_title(column)
+        width = PANEL[0] * columns if columns > 1 else WIDE[0]
+        figure = Figure(figsize=(width, PANEL[1] * rows + 0.5), layout="constrained", facecolor="white")
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=one_height).flat)
+        for axis, name in zip(axes, names, strict=False):
+            draw(axis, name)
+            axis.set_title(name)
             axis.grid(axis="y", color=GRID, linewidth=0.7)
             axis.set_axisbelow(True)
-        for axis in axes[len(results.columns) :]:
+        for axis in axes[len(names) :]:
             axis.remove()
         if legend:
             handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)))
+            figure.legend(handles, labels, loc="outside lower center", ncols=min(5 if columns > 1 else 3, len(labels)))
     return figure
+
+
+def _by_setting(results: Results, over: str, draw: Callable[[Axes, Mapping[str, Cell]], list[float]]) -> Figure:
+    """A panel for every combination of the other axes, of one height where the task is one.
+
+    Args:
+        results: of one of GILD's suites.
+        over: the axis that `draw` is given cells of, by label.
+        draw: returns what the panel must have room for: the band of a few seeds may be far wider, and is cut off.
+    """
+    settings = gild.settings(results, over)
+    one_task = len(results.axes["task"]) == 1
+    seen: list[float] = []
+
+    def one(axis: Axes, name: str) -> None:
+        cells = {label: gild.cell_of(results, settings[name] | {over: label}) for label in results.axes[over]}
+        steps_axis(axis, results.counted)
+        if not one_task:
+            seen.clear()
+        seen.extend(draw(axis, cells))
+        if seen:
+            room = 0.05 * (max(seen) - min(seen)) or 1.0
+            axis.set_ylim(min(seen) - room, max(seen) + room)
+
+    return _panels(list(settings), one, one_height=one_task)
+
+
+def _course(axis: Axes, steps: Sequence[int], courses: Sequence[Sequence[float]], method: str) -> list[float]:
+    """Draws means over seeds of values [seeds, steps] with their intervals, or with few seeds; returns all values."""
+    i = METHODS.index(method)
+    values = np.array(courses)
+    if len(values) >= FEW:
+        _line(axis, steps, list(values.T), i, method, markers=False)
+    else:
+        axis.plot(steps, values.mean(0), color=PALETTE[i], linestyle=DASHES[i], linewidth=1.7, label=method)
+        axis.plot(steps, values.T, color=PALETTE[i], alpha=0.4, linewidth=0.7)
+    return [float(value) for value in values.ravel()]
 
 
 def _line(

@@ -1,4 +1,4 @@
-"""Parameter groups that start with what another run has trained: `init: {critic: runs/<name>-<hash>/{seed}}`."""
+"""Parameter groups that start with what another run has trained: `init: {critic: 'runs/<name>-<hash>/{seed}'}`."""
 
 from __future__ import annotations
 

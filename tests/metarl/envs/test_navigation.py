@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.envs import make_env
@@ -16,7 +16,7 @@ from metarl.errors import ConfigError
 from metarl.training.evaluation import Evaluator
 
 SPARSE, DENSE = "metarl/SparseNavigation-v0", "metarl/DenseNavigation-v0"
-EDGES = sorted({edge for wall in WALLS for edge in wall})
+EDGES = sorted({max(-1.0, min(1.0, edge)) for wall in WALLS for edge in wall})
 COORDINATE = st.floats(-1, 1) | st.sampled_from(EDGES)  # the faces are where a mistake would be
 
 
@@ -65,6 +65,7 @@ def test_no_move_however_long_crosses_a_wall_or_leaves_the_square(x, y, dx, dy):
     assert abs(to_x - x) <= abs(dx) + 1e-12 and abs(to_y - y) <= abs(dy) + 1e-12
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=8))
 def test_no_sequence_of_actions_crosses_a_wall(seed, moves):
     env = gym.make(SPARSE).unwrapped
@@ -94,13 +95,22 @@ def test_a_wall_stops_at_its_face_and_lets_slide_along_it(wall):
 
 @pytest.mark.parametrize("wall", WALLS)
 def test_a_face_is_free_past_its_corners(wall):
-    for y in {wall.bottom, wall.top} - {-1.0, 1.0}:
+    for y in (edge for edge in (wall.bottom, wall.top) if abs(edge) < 1):
         for x in (wall.left, wall.right):
             assert move(x, y - 0.02, 0.0, 0.05) == (x, y - 0.02 + 0.05)
             assert move(x, y + 0.02, 0.0, -0.05) == (x, y + 0.02 - 0.05)
         for x in (wall.left, wall.right):
             assert move(x - 0.02, y, 0.05, 0.0) == (x - 0.02 + 0.05, y)
             assert move(x + 0.02, y, -0.05, 0.0) == (x + 0.02 - 0.05, y)
+
+
+@pytest.mark.parametrize("border", [-1.0, 1.0])
+def test_nobody_slides_past_a_wall_along_the_border(border):
+    for wall in WALLS:
+        if wall.bottom < border < wall.top:
+            assert move(wall.left - 0.02, border, 0.3, 0.0) == (wall.left, border)
+            assert move(wall.right + 0.02, border, -0.3, 0.0) == (wall.right, border)
+    assert sum(wall.bottom < border < wall.top for wall in WALLS) == 1
 
 
 def test_a_free_move_is_the_action_s():

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,6 @@ def ours(seed: int, decay: float) -> Course:
 
 def authors(checkout: Path, seed: int) -> Course:
     """Their TD3 with GILD, in the loop of their main_TD3.py."""
-    torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002  # theirs draws from it
-    torch.set_num_threads(1)
-    demo = data.load(data.DataSource(**DEMO), generator(seed, "data", "demo"), "demo")
-    columns = demo.layout.split(demo.rows)
-    pairs = torch.cat((columns["obs"], columns["action"]), dim=1).double().numpy()
     settings = types.SimpleNamespace(
         actor_lr=3e-4,
         critic_lr=3e-4,
@@ -85,13 +80,16 @@ def authors(checkout: Path, seed: int) -> Course:
         policy_freq=2,
         warm_start_timesteps=NEVER,
     )
-    env = gym.make(ENV)
-    env.action_space.seed(seed)
-    with loaded(checkout) as (gild, utils):
-        sizes = demo.layout.obs_dim, demo.layout.action_dim
+    with loaded(checkout) as (gild, utils), closing(gym.make(ENV)) as env:
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  # theirs draws from it
+        demo = data.load(data.DataSource(**DEMO), generator(seed, "data", "demo"), "demo")
+        columns, sizes = demo.layout.split(demo.rows), (demo.layout.obs_dim, demo.layout.action_dim)
+        pairs = torch.cat((columns["obs"], columns["action"]), dim=1).double().numpy()
         trainer = gild.TD3_GILD(*sizes, 1.0, pairs, settings)
         replay = utils.ReplayBuffer(*sizes, STEPS)
         course: Course = []
+        env.action_space.seed(seed)
         obs, _ = env.reset(seed=seed)
         for step in range(STEPS):
             if step < RANDOM:
@@ -106,7 +104,6 @@ def authors(checkout: Path, seed: int) -> Course:
                 trainer.train(replay, 256)
             if (step + 1) % EVERY == 0 and step + 1 >= RANDOM:
                 course.append((step + 1 - RANDOM, _spread(trainer)))
-    env.close()
     return course
 
 

@@ -347,10 +347,10 @@ def test_pictures_show_every_setting_and_the_demonstrator():
 
 
 def test_bands_do_not_set_the_height_of_a_picture():
-    """One of five seeds at 80 (on DDPG), the others at 0: the mean's interval reaches below -28. All panels have room
+    """One of five seeds at 80 (on SAC), the others at 0: the mean's interval reaches below -28. All panels have room
     for the demonstrator's 100."""
     cells = []
-    for cell in comparison(lambda base, method: 80 if base == "DDPG" else -20, sd=0.0, level=100.0).cells:
+    for cell in comparison(lambda base, method: 80 if base == "SAC" else -20, sd=0.0, level=100.0).cells:
         failed = tuple(
             replace(run, evaluations=tuple(replace(e, mean=0.0) for e in run.evaluations)) for run in cell.runs[1:]
         )

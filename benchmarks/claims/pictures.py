@@ -24,8 +24,8 @@ CAPTION = "Bands and bars: 95 % intervals of the mean over seeds. Grey dots: see
 METHODS = ("RL", "RL+IL", "Meta-Critic", "GILD")  # GILD's, of one look in all its pictures
 FEW = 5  # seeds, below which each is drawn: intervals would be as wide as the panel
 BANDS = (
-    "Bands: 95 % intervals of the mean over seeds, cut off outside of what seeds did. Thin lines, where there are less "
-    "than five seeds: each of them."
+    "Bands: 95 % intervals of the mean over seeds, cut off outside of what seeds did. Thin lines, where there are "
+    "fewer than five seeds: each of them."
 )
 CURVES = f"Raw mean return at every evaluation. {BANDS} Dashed: the demonstrator's."
 CLONING = f"The cloning loss on all demonstrations at every evaluation. {BANDS} Dotted: where learning begins."

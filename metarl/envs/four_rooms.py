@@ -206,7 +206,7 @@ def _aim(x: float, y: float, river: bool, target: Node) -> Point:
             dx, dy = to_x - x, to_y - y
             length = max(abs(dx), abs(dy)) / STEP
             cost = length + SLANT * min(abs(dx), abs(dy)) / STEP + costs[k, m] + to_go[k, m]
-            if length > 1:
+            if length > 1 + 1e-9:
                 cost += costs.get(_node(x + dx / 2, y + dy / 2), math.inf)
             rank = (round(cost, 6), -length)
             if rank < best and math.dist(move(x, y, dx, dy, WALLS), (to_x, to_y)) < 1e-9:

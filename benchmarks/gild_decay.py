@@ -1,7 +1,7 @@
 """Does GILD's loss network survive its weight decay? `python -m benchmarks.gild_decay --gild CHECKOUT`.
 
 The spread of G over the demonstrations, its standard deviation, while TD3 with GILD trains on a sparse HalfCheetah as
-the authors' main_TD3.py does (5,000 random steps, four episodes of halfcheetah/medium, whose rewards nobody reads): by
+the authors' main_TD3.py does, but for 5,000 random steps, on four episodes of halfcheetah/medium (rewards unread): by
 the authors' code from a checkout (benchmarks/speed/rival_gild.py says what is changed so that it runs), by metarl with
 the same numbers, and by metarl without weight decay. A spread of 0 means that G is a constant and teaches nothing.
 Writes benchmarks/results/gild_decay.json and docs/gild_decay.png; `--render` draws the picture alone.

@@ -50,7 +50,7 @@ def _group(
         raise ConfigError(f"{where}: this learner has no such parameter group.{nearest(group, template)}")
     folder = RunFolder(Path(run.replace("{seed}", str(seed))))
     if not folder.path.is_dir():
-        raise ConfigError(f"{where}: there is no run folder {folder.path}; train that run first")
+        raise ConfigError(f"{where}: there is no run folder {folder.path.absolute()}; train that run first, or name it")
     notes: list[str] = []
     saved = checkpoints.load_newest(folder.checkpoints, notes.append)
     if saved is None:
@@ -61,8 +61,9 @@ def _group(
         others = sorted({name.split("/")[1] for name in saved.tensors if name.startswith("tree/")})
         raise ConfigError(f"{where}: {folder.path} has no such group; it has {', '.join(others)}")
     shapes, wanted = ({k: list(t.shape) for k, t in each.items()} for each in (found, template[group]))
-    if shapes != wanted:
-        raise ConfigError(f"{where}: {folder.path} has {shapes}, this learner {wanted}; give both the same networks")
+    if unlike := [k for k in sorted({**shapes, **wanted}) if shapes.get(k) != wanted.get(k)]:
+        ours, other = (f"{each.get(unlike[0], 'missing')}" for each in (wanted, shapes))
+        raise ConfigError(f"{where}: {unlike[0]} is {other} there and {ours} here; give both runs the same networks")
     theirs = {k: v for k, v in saved.tensors.items() if k.startswith("statistics/")}
     ours = {} if statistics is None else {f"statistics/{k}": v for k, v in statistics.to_dict().items()}
     if theirs.keys() != ours.keys() or any(not torch.equal(theirs[k], v.cpu()) for k, v in ours.items()):

@@ -59,6 +59,11 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
     spec = replace(_spec(env, loaded), steps=experiment.gradient_steps)
     learner = build_learner(experiment, spec, seed)
+    if not learner.updates:
+        raise ConfigError(
+            f"{experiment.where}: algorithm and objective have nothing to train; add an objective that brings a policy, "
+            "such as objective: {name: por}"
+        )
     for name, role in learner.roles.items():
         if role.source != "train" or train is not None or experiment.online is None:
             loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from algorithms.none import Nothing
-from metarl import Rewards
+from metarl import Rewards, config
 from metarl.checking import Plan, check
 from metarl.component import component
+from metarl.data.recipes import make_dataset
 from metarl.errors import ConfigError
+from metarl.training.setup import prepare
 from objectives.fixed import Fixed
 from objectives.gild import GILD
 from objectives.gorl import GORL
@@ -63,3 +65,11 @@ def test_an_objective_that_needs_a_policy_says_so(assemble, objective):
 def test_metarl_check_says_that_an_objective_has_nothing_to_stand_on():
     with pytest.raises(ConfigError, match="objective fixed: this algorithm exposes no policy"):
         check(Plan({"name": "fixed"}, "none"))
+
+
+def test_a_run_of_nothing_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    make_dataset("pendulum/medium", 200)
+    raw = {"algorithm": "none", "data": {"train": {"recipe": "pendulum/medium", "size": 200}}, "steps": 10}
+    with pytest.raises(ConfigError, match=r"^here: algorithm and objective have nothing to train; add an objective"):
+        prepare(config.build(raw, "here"), 0)

@@ -62,8 +62,8 @@ def _group(
         raise ConfigError(f"{where}: {folder.path} has no such group; it has {', '.join(others)}")
     shapes, wanted = ({k: list(t.shape) for k, t in each.items()} for each in (found, template[group]))
     if unlike := [k for k in sorted({**shapes, **wanted}) if shapes.get(k) != wanted.get(k)]:
-        ours, other = (f"{each.get(unlike[0], 'missing')}" for each in (wanted, shapes))
-        raise ConfigError(f"{where}: {unlike[0]} is {other} there and {ours} here; give both runs the same networks")
+        here, there = (each.get(unlike[0], "missing") for each in (wanted, shapes))
+        raise ConfigError(f"{where}: {unlike[0]} is {there} there and {here} here; give both runs the same networks")
     theirs = {k: v for k, v in saved.tensors.items() if k.startswith("statistics/")}
     ours = {} if statistics is None else {f"statistics/{k}": v for k, v in statistics.to_dict().items()}
     if theirs.keys() != ours.keys() or any(not torch.equal(theirs[k], v.cpu()) for k, v in ours.items()):

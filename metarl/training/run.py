@@ -239,8 +239,8 @@ class Run:
             online = self.experiment.online is not None
             unit, back = ("gradient ", "steps to what they were") if online else ("", f"steps={span}")
             raise ConfigError(
-                f"this run's schedules were made for {span:,} {unit}steps, not for {self.experiment.gradient_steps:,} (a "
-                "setting that is a share of the run is a schedule, too); "
+                f"this run's schedules were made for {span:,} {unit}steps, not for {self.experiment.gradient_steps:,} "
+                "(a setting that is a share of the run is a schedule, too); "
                 f"to go on from {self.folder.path}, set {back}; else give the experiment another name"
             )
 

@@ -61,8 +61,8 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
     learner = build_learner(experiment, spec, seed)
     if not learner.updates:
         raise ConfigError(
-            f"{experiment.where}: algorithm and objective have nothing to train; add an objective that brings a policy, "
-            "such as objective: {name: por}"
+            f"{experiment.where}: algorithm and objective have nothing to train; add an objective that brings a "
+            "policy, such as objective: {name: por}"
         )
     for name, role in learner.roles.items():
         if role.source != "train" or train is not None or experiment.online is None:

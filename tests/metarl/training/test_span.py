@@ -77,7 +77,8 @@ def test_a_finished_run_takes_no_other_number_of_steps(train, case):
     folder = train(*SPANNING[case])
     before = contents(folder)
     message = (
-        r"^this run's schedules were made for 40 steps, not for 80 \(a setting that is a share of the run is a schedule, too\); to go on from .*, set steps=40; "
+        r"^this run's schedules were made for 40 steps, not for 80 \(a setting that is a share .*\); "
+        r"to go on from .*, set steps=40; "
         "else give the experiment another name$"
     )
     with pytest.raises(ConfigError, match=message) as raised:

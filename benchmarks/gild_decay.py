@@ -13,7 +13,6 @@ import argparse
 import json
 import sys
 import tempfile
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -28,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.colours import PALETTE
 from benchmarks.drawing import NARROW, STYLE, power, to_png
-from benchmarks.speed.rival_gild import NEVER, digest, loaded
+from benchmarks.speed.rival_gild import digest, loaded, settings
 from metarl import config, data
 from metarl.envs import registered
 from metarl.errors import UserError
@@ -69,24 +68,13 @@ def ours(seed: int, decay: float) -> Course:
 
 def authors(checkout: Path, seed: int) -> Course:
     """Their TD3 with GILD, in the loop of their main_TD3.py."""
-    settings = types.SimpleNamespace(
-        actor_lr=3e-4,
-        critic_lr=3e-4,
-        gild_lr=1e-4,
-        discount=0.99,
-        tau=0.005,
-        policy_noise=0.2,
-        noise_clip=0.5,
-        policy_freq=2,
-        warm_start_timesteps=NEVER,
-    )
     with loaded(checkout) as (gild, utils), closing(gym.make(ENV)) as env:
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002  # theirs draws from it
         demo = data.load(data.DataSource(**DEMO), generator(seed, "data", "demo"), "demo")
         columns, sizes = demo.layout.split(demo.rows), (demo.layout.obs_dim, demo.layout.action_dim)
         pairs = torch.cat((columns["obs"], columns["action"]), dim=1).double().numpy()
-        trainer = gild.TD3_GILD(*sizes, 1.0, pairs, settings)
+        trainer = gild.TD3_GILD(*sizes, 1.0, pairs, settings())
         replay = utils.ReplayBuffer(*sizes, STEPS)
         course: Course = []
         env.action_space.seed(seed)

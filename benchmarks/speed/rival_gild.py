@@ -67,19 +67,8 @@ def prepare(options: Mapping[str, Any]) -> tuple[dict[str, Run], dict[str, Any]]
     obs_dim, action_dim = options["obs_dim"], options["action_dim"]
     demos = columns({**options, "rows": options["demos"]})
     demonstrations = np.concatenate((demos["obs"], demos["action"]), axis=1)
-    settings = types.SimpleNamespace(
-        actor_lr=3e-4,
-        critic_lr=3e-4,
-        gild_lr=1e-4,
-        discount=0.99,
-        tau=0.005,
-        policy_noise=0.2,
-        noise_clip=0.5,
-        policy_freq=2,
-        warm_start_timesteps=NEVER,
-    )
     with loaded(folder) as (gild, utils):
-        trainer = gild.TD3_GILD(obs_dim, action_dim, 1.0, demonstrations, settings)
+        trainer = gild.TD3_GILD(obs_dim, action_dim, 1.0, demonstrations, settings())
         buffer = utils.ReplayBuffer(obs_dim, action_dim, options["rows"])
     data = columns(options)
     for row in zip(*(data[name] for name in ("obs", "action", "next_obs", "reward", "terminated")), strict=True):
@@ -91,6 +80,21 @@ def prepare(options: Mapping[str, Any]) -> tuple[dict[str, Run], dict[str, Any]]
         else lambda: trainer.train(buffer, batch_size=batch)
     )
     return {"step": repeated(step)}, {"versions": {"torch": torch.__version__}, "sha256": digest(folder)}
+
+
+def settings() -> types.SimpleNamespace:
+    """Those of its main_TD3.py, with a warm start that never ends."""
+    return types.SimpleNamespace(
+        actor_lr=3e-4,
+        critic_lr=3e-4,
+        gild_lr=1e-4,
+        discount=0.99,
+        tau=0.005,
+        policy_noise=0.2,
+        noise_clip=0.5,
+        policy_freq=2,
+        warm_start_timesteps=NEVER,
+    )
 
 
 def imitating(trainer: Any, utils: Any, buffer: Any, batch: int) -> Callable[[], None]:

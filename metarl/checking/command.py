@@ -94,7 +94,7 @@ def _checked(plan: Plan, skip: Sequence[str], forgive: bool) -> Report:
             raise
         return Report(
             plan.title,
-            "any" if plan.algorithm is None else str(plan.algorithm),
+            plan.base or "any",
             (Finding("builds", "warning", "not checked", str(error)),),
         )
 

@@ -77,12 +77,13 @@ OPTIONS = {**Settings.quick().options("halfcheetah"), "rows": 50, "demos": 5, "b
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A folder that is laid out as GILD's is, and whose trainer needs the same changes."""
+def checkout(tmp_path, monkeypatch):
+    """A folder that is laid out as GILD's is, and whose trainer needs the same changes; known, as the published is."""
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_text(FAKE)
     (tmp_path / "model.py").write_text(MODEL)
     (tmp_path / "utils.py").write_text(UTILS)
+    monkeypatch.setattr(rival_gild, "KNOWN", rival_gild.digest(tmp_path))
     return tmp_path
 
 
@@ -105,6 +106,16 @@ def test_another_version_is_refused(checkout, shim, times, capsys):
         learned("gild_td3", Rivals(gild=checkout))
     assert main(["--quick", "--only", "gild_td3", "--gild", str(checkout)]) == 2  # before anything is measured
     assert "error: --gild" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model.py", "utils.py", str(FILE)])
+def test_no_other_code_is_run(checkout, tmp_path, name):
+    ran = tmp_path / "ran"
+    with (checkout / name).open("a") as file:
+        file.write(f"\nopen({str(ran)!r}, 'w').close()\n")
+    with pytest.raises(UserError, match="is not as published, and no other code is run"), loaded(checkout):
+        pass
+    assert not ran.exists()
 
 
 @pytest.mark.parametrize("name", ["model.py", "utils.py", str(FILE)])

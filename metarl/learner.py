@@ -268,7 +268,7 @@ class Learner:
             )
 
         def rewritten(update: Update) -> tuple[Update, ...]:
-            if update.name not in policy.updates or (stop is not None and stop <= update.start):
+            if update.name not in policy.updates:
                 return (update,)
             if stop is None or (update.stop is not None and update.stop <= stop):
                 return (replace(update, loss=loss),)

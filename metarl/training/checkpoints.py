@@ -42,7 +42,7 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, 
     aside = folder / f".writing-{step:09d}"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    data = safetensors.torch.save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
+    data = _bytes(tensors)
     body = {"format": FORMAT, "step": step, "tensors_sha256": hashlib.sha256(data).hexdigest(), **record}
     body["sha256"] = _digest(body)
     _write(aside / "tensors.safetensors", data)
@@ -120,8 +120,11 @@ def unflatten(template: Any, tensors: dict[str, Tensor], where: str) -> Any:
 
 def digest_of(group: dict[str, Tensor]) -> str:
     """sha256 of a group's tensors, by name."""
-    data = safetensors.torch.save({k: t.detach().cpu().contiguous().clone() for k, t in sorted(group.items())})
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(_bytes(dict(sorted(group.items())))).hexdigest()
+
+
+def _bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({k: t.detach().cpu().contiguous().clone() for k, t in tensors.items()})
 
 
 def _steps(folder: Path) -> list[Path]:

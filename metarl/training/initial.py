@@ -53,6 +53,8 @@ def _group(
         raise ConfigError(f"{where}: there is no run folder {folder.path.absolute()}; train that run first, or name it")
     notes: list[str] = []
     saved = checkpoints.load_newest(folder.checkpoints, notes.append)
+    if notes:  # an earlier checkpoint than the one that was meant
+        raise ConfigError(f"{where}: {notes[0].partition(';')[0]}; train that run again, or name another")
     if saved is None:
         raise ConfigError(f"{where}: {folder.path} has no checkpoint; name the folder of one seed, and train it first")
     prefix = f"tree/{group}/"

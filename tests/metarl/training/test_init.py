@@ -301,3 +301,10 @@ def test_the_record_names_what_it_started_with(train, trained):
     other = train("name=other", *FROZEN[1:], init={"execute_policy": of(trained, 1)})
     theirs = checkpoints.load_newest(other / "checkpoint", pytest.fail).record["init"]
     assert theirs.keys() == saved.record["init"].keys() and theirs != saved.record["init"]
+
+
+def test_a_damaged_checkpoint_is_no_reason_to_take_the_one_before(load, source):
+    newest = sorted(of(source, 0).glob("checkpoint/step-*"))[-1]
+    (newest / "tensors.safetensors").write_bytes(b"damaged")
+    text = refused(load, {"execute_policy": source})
+    assert f"{newest} is corrupt" in text and text.endswith("; train that run again, or name another")

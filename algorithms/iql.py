@@ -68,7 +68,7 @@ class IQL:
     actor_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of the policy", group="metarl.optimizers"
     )
-    actor_decay: bool = option(True, "let the policy's learning rate fall to 0 by a cosine over the run's steps")
+    actor_decay: bool = option(True, "let the policy's learning rate fall to 0 by a cosine over the steps on data")
     critic_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=3e-4), help="of Q", group="metarl.optimizers"
     )
@@ -129,7 +129,10 @@ class IQL:
             terms = policy.terms(tree, batches["train"], batches["noise"])
             return policy.combine(terms, 1.0), terms.metrics
 
-        actor_optimizer = cosine_decay(self.actor_optimizer, spec.steps) if self.actor_decay else self.actor_optimizer
+        actor_optimizer, span = self.actor_optimizer, None
+        if self.actor_decay:  # on data; what follows online has the full rate, as PEX's fine-tuning
+            span = spec.offline or spec.steps
+            actor_optimizer = cosine_decay(actor_optimizer, span, after=1.0 if spec.offline else None)
         first = (Update("value", "value", value_loss, self.value_optimizer),)
         then = (
             Update("actor", "actor", actor_loss, actor_optimizer),
@@ -145,7 +148,7 @@ class IQL:
             policy=policy,
             normalize=self.normalize,
             rewards=self.rewards,
-            span=spec.steps if self.actor_decay else None,
+            span=span,
         )
 
 

@@ -20,6 +20,8 @@ from metarl.component import option
 from metarl.errors import ConfigError, nearest
 
 Act = Callable[[Tree, Tensor, Any, Tensor | None, bool], tuple[Tensor, Any]]
+Told = Callable[[Tree, Tensor, Any, Tensor], dict[str, Tensor]]
+AfterEpisode = Callable[[Tree, Mapping[str, float]], Tree]
 Signal = Literal["raw", "scaled", "standardized"]
 
 
@@ -32,6 +34,8 @@ class Spec:
         max_action: actions lie in [-max_action, max_action], per dimension.
         obs_keys: keys of a dict observation in the order of the vector; empty where it has always been a vector.
         steps: gradient steps of the run; a learner whose schedules depend on it says so in `Learner.span`.
+        offline: those of them on data, before an environment is met; None where none ever is.
+        time_limit: steps after which the evaluation environment cuts an episode; None where it never does.
     """
 
     obs_dim: int
@@ -39,6 +43,8 @@ class Spec:
     max_action: tuple[float, ...]
     obs_keys: tuple[str, ...] = ()
     steps: int = 1_000_000
+    offline: int | None = None
+    time_limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,12 @@ class Learner:
         rewards: what is made of every role's rewards, by the training data's returns.
         span: steps that its schedules were made for; None where they depend on no such number.
         rewritten: policy Updates whose loss is an objective's.
+        given: groups that make no sense as they are initialised: a run must give them by `init`.
+        exploration: standard normal numbers that an exploring action reads; one for each of its dimensions if None.
+        told: `(tree, obs [N, O], carry, noise) -> name -> [N]`: what there is to know of an exploring action; its mean
+            over the environment steps since the last row is logged as `online/<name>`.
+        after_episode: `(tree, figures) -> tree`: the groups of `tensors` that change when a training episode ends, by
+            its return and length.
     """
 
     modules: dict[str, nn.Module]
@@ -205,6 +217,10 @@ class Learner:
     rewards: Rewards = field(default_factory=Rewards)
     span: int | None = None
     rewritten: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()
+    exploration: int | None = None
+    told: Told | None = None
+    after_episode: AfterEpisode | None = None
 
     # -- what an objective uses ------------------------------------------------------------------------------
 

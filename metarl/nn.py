@@ -25,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
     "identity": lambda x: x,
 }
-Initialization = Literal["default", "orthogonal"]
+Initialization = Literal["default", "orthogonal", "xavier"]
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -43,7 +43,8 @@ class Linear(nn.Module):
     """`x W + b`, x [..., in], W [in, out].
 
     Initialised as PyTorch does, U(-1/sqrt(in), 1/sqrt(in)); or `orthogonal`: a weight with orthogonal rows or columns
-    of norm sqrt(2), and no bias (jaxrl's, and so IQL's).
+    of norm sqrt(2), and no bias (jaxrl's, and so IQL's); or `xavier`: U(-b, b) with b = sqrt(6 / (in + out)) and no
+    bias (Glorot & Bengio 2010).
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Linear(nn.Module):
         weight, bias = torch.empty(in_features, out_features), torch.zeros(out_features)
         if initialization == "orthogonal":
             nn.init.orthogonal_(weight, math.sqrt(2), generator)
+        elif initialization == "xavier":
+            nn.init.xavier_uniform_(weight, generator=generator)
         else:
             bound = 1 / math.sqrt(in_features)
             weight.uniform_(-bound, bound, generator=generator)

@@ -203,6 +203,7 @@ class POR:
             stages=(*learner.stages, *((before,) if before else ()), *stages),
             act=policy.act,
             policy=policy,
+            given=learner.given if self.train_execute else learner.given | {"execute_policy"},
             rewards=learner.rewards if self.rewards is None else self.rewards,
         )
 

@@ -163,6 +163,37 @@ def read_exclude(node: Any, axes: Mapping[str, Mapping[str, Change]], path: Path
     return found
 
 
+def overlaid(
+    given: Mapping[str, Any],
+    labels: Mapping[str, str],
+    axes: Mapping[str, Mapping[str, Change]],
+    exclusions: Sequence[Exclusion],
+    where: str,
+) -> dict[str, str]:
+    """A cell's labels with those that are given in their places: another cell.
+
+    Raises:
+        ConfigError: there is no such axis or label, or it is the cell itself or one that is left out.
+    """
+    found = dict(labels)
+    for key, value in given.items():
+        axis, label = str(key), _label(value)
+        if axis not in axes:
+            raise ConfigError(f"{where}: there is no axis {axis!r}.{nearest(axis, axes)}")
+        if label not in axes[axis]:
+            raise ConfigError(f"{where}: axis {axis!r} has no label {label!r}.{nearest(label, axes[axis])}")
+        found[axis] = label
+    if found == labels:
+        raise ConfigError(
+            f"{where}: this is the cell itself; name the label of another, or set 'init: null' on this one's label"
+        )
+    if out := next((one for one in exclusions if one.covers(found)), None):
+        raise ConfigError(
+            f"{where}: cell {titled(found, axes)!r} is excluded ({out.reason}); name another, or exclude this one too"
+        )
+    return found
+
+
 def check_keys(node: Mapping[str, Any], known: Sequence[str], path: Path, key: str) -> None:
     """Raises ConfigError for a key that is not known, with the nearest that is."""
     for name in node:

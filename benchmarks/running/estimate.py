@@ -2,7 +2,7 @@
 
     seconds of a job = its steps to go x seconds a step
                        + evaluations to go x episodes x steps of an episode x seconds a step of an episode + start-up
-    seconds of all   = max(sum over jobs / processes at a time, the longest job)
+    seconds of all   = max(sum over jobs / processes at a time, the longest job with those that it waits for)
 
 A run's cost.json holds the seconds that it has trained, evaluations included: divided by its steps they replace the
 first two terms, if it is at least half as long as the run that is to be estimated: a short one is mostly warm-up.
@@ -84,8 +84,12 @@ def estimate(
             say(f"timing a few steps of {cell.title}")
             timed[_kind(cell.experiment)] = time_steps(cell.experiment, suite.path.parent)
         costs.setdefault(cell.slug, timed.get(_kind(cell.experiment), Cost(0.0, 0.0, False)))
-    seconds = [costs[cells[job.config].slug].seconds(job, cells[job.config].experiment) for job in todo]
-    total = max(sum(seconds) / processes, max(seconds, default=0.0))
+    seconds = {job: costs[cells[job.config].slug].seconds(job, cells[job.config].experiment) for job in todo}
+
+    def until_end(job: Job) -> float:
+        return seconds[job] + max((until_end(need) for need in job.needs if need in seconds), default=0.0)
+
+    total = max(sum(seconds.values()) / processes, max(map(until_end, todo), default=0.0))
     return Estimate(total, _how(needed, costs, processes))
 
 
@@ -111,7 +115,7 @@ def time_steps(experiment: Experiment, beside: Path) -> Cost:
     the environment's time limit, which a policy that falls does not reach.
     """
     settle()
-    setup = prepare(experiment, experiment.seeds[0], beside)
+    setup = prepare(experiment, experiment.seeds[0], beside, init=False)
     mode: Mode = "eager" if experiment.compile == "off" or experiment.gradient_steps < RECORDED_FROM else "recorded"
     stack = experiment.stack if experiment.stack > 1 else None
     start = stacked([setup.start] * stack) if stack else setup.start

@@ -4,6 +4,9 @@ Several executors may work on one folder: each run is claimed by a lock before i
 is claimed, so that none is trained twice. An attempt that fails goes to the end of the queue and is made once more,
 from the run's checkpoint: by then memory or a disk may have room again. Only a mistake that shows before the first
 step is final at once, since it would show again.
+
+A run that starts with what others have trained waits for them in the queue, whoever trains them; where one of them has
+failed for good there is nothing to start with, and it fails without an attempt.
 """
 
 from __future__ import annotations
@@ -98,6 +101,12 @@ class LocalExecutor:
                     self._watch.say(f"no more than {self._room} at a time from here on: {error}")
 
     def _take(self, job: Job) -> None:
+        if missing := [need for need in job.needs if not need.finished]:
+            if lost := [need for need in missing if need not in self._waiting and need not in self._running]:
+                self._leave_queue(job)
+                text = f"error: it starts with what {lost[0].title} has trained, and that run has failed"
+                self._give_up(Failure(job, MISTAKE, (text,), attempts=0))
+            return
         with _starting():
             claim = _claimed(job)
         if claim is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.running.folder import BenchFolder
-from benchmarks.running.suite import Suite
+from benchmarks.running.suite import Cell, Suite
 from metarl.training.folder import RunFolder
 
 
@@ -21,6 +21,7 @@ class Job:
         seeds: of the runs.
         steps: gradient steps at the end, of each.
         runs: the runs' folders.
+        needs: the jobs whose runs these start with.
     """
 
     cell: str
@@ -28,6 +29,7 @@ class Job:
     seeds: tuple[int, ...]
     steps: int
     runs: tuple[RunFolder, ...]
+    needs: tuple[Job, ...] = ()
 
     @property
     def title(self) -> str:
@@ -84,22 +86,35 @@ class Failure:
 
 def plan(suite: Suite, folder: BenchFolder) -> list[Job]:
     """Every run of a suite, stacked as its cell says; the first seeds of every cell come before the next of any."""
-    by_cell = [(cell, cell.experiment.stack) for cell in suite.cells]
-    starts = sorted((first, i) for i, (_, n) in enumerate(by_cell) for first in range(0, len(suite.seeds), n))
-    jobs = []
-    for first, i in starts:
-        cell, n = by_cell[i]
-        seeds = suite.seeds[first : first + n]
-        jobs.append(
-            Job(
-                cell.title,
-                folder.config(cell.slug),
-                seeds,
-                cell.experiment.steps,
-                tuple(RunFolder.of(cell.experiment, seed, folder.path) for seed in seeds),
-            )
-        )
-    return jobs
+    cells = {cell.slug: cell for cell in suite.cells}
+    made: dict[str, list[Job]] = {}
+
+    def jobs_of(slug: str) -> list[Job]:
+        if slug not in made:
+            cell = cells[slug]
+            before = [job for source in dict.fromkeys(cell.sources.values()) for job in jobs_of(source)]
+            stacks = [suite.seeds[i : i + cell.experiment.stack] for i in _firsts(suite, cell)]
+            made[slug] = [_job(cell, seeds, folder, before) for seeds in stacks]
+        return made[slug]
+
+    order = sorted((first, i) for i, cell in enumerate(suite.cells) for first in _firsts(suite, cell))
+    return [jobs_of(suite.cells[i].slug)[first // suite.cells[i].experiment.stack] for first, i in order]
+
+
+def _firsts(suite: Suite, cell: Cell) -> range:
+    """Where the stacks of a cell begin among the seeds."""
+    return range(0, len(suite.seeds), cell.experiment.stack)
+
+
+def _job(cell: Cell, seeds: tuple[int, ...], folder: BenchFolder, before: Sequence[Job]) -> Job:
+    return Job(
+        cell.title,
+        folder.config(cell.slug),
+        seeds,
+        cell.experiment.steps,
+        tuple(RunFolder.of(cell.experiment, seed, folder.path) for seed in seeds),
+        tuple(job for job in before if not set(seeds).isdisjoint(job.seeds)),
+    )
 
 
 def titled(cell: str, seeds: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from benchmarks.running.axes import (
     Change,
     Excluded,
     mapping,
+    overlaid,
     product,
     read_axes,
     read_exclude,
@@ -27,6 +28,7 @@ from metarl import config
 from metarl.component import first_line, overlay
 from metarl.config import Experiment
 from metarl.errors import ConfigError, nearest
+from metarl.training.initial import ROOT, SEED
 
 SHIPPED = Path(__file__).parents[1] / "suites"
 
@@ -40,12 +42,14 @@ class Cell:
         slug: names its file and its experiment.
         experiment: built, so that it is known to be sound.
         title: its labels in one line, for people.
+        sources: by parameter group, the slug of the cell whose trained values it starts with.
     """
 
     labels: Mapping[str, str]
     slug: str
     experiment: Experiment
     title: str
+    sources: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Suite:
     cells: tuple[Cell, ...]
     excluded: tuple[Excluded, ...]
     resolved: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Every `init` names its source's folder, whose name says how that cell came out in the end."""
+        object.__setattr__(self, "cells", _linked(self.path, self.cells))
 
 
 def shipped() -> list[str]:
@@ -154,7 +162,14 @@ def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suit
                 f"{slug}; make the labels differ in a letter or a digit"
             )
         last = {**over, "name": slug, "seeds": list(seeds)}
-        cells[slug] = Cell(labels, slug, _experiment(path, base, labels, changes, last), title)
+        where = f"{path} ({', '.join(f'{axis} {label!r}' for axis, label in labels.items())})"
+        whole = _whole(where, base, changes, last)
+        sources = {}
+        for group, given in _references(whole).items():
+            sources[group] = _slug(overlaid(given, labels, axes, exclusions, f"{where}: init.{group}"))
+            whole["init"][group] = sources[group]  # a name of its own until the cells are linked
+        experiment = config.build(whole, where, path.parent)
+        cells[slug] = Cell(labels, slug, experiment, title, sources)
     if not cells:
         raise ConfigError(f"{path}: every combination is excluded; take an entry out of 'exclude'")
     check_distinct(path, cells.values(), _why_equal(over))
@@ -165,14 +180,8 @@ def load(path: Path, overrides: Sequence[str] = (), small: bool = False) -> Suit
     return Suite(name, path, labels_of, seeds, tuple(cells.values()), tuple(excluded), resolved)
 
 
-def _experiment(
-    path: Path,
-    base: Mapping[str, Any],
-    labels: Mapping[str, str],
-    changes: Sequence[Change],
-    last: Mapping[str, Any],
-) -> Experiment:
-    where = f"{path} ({', '.join(f'{axis} {label!r}' for axis, label in labels.items())})"
+def _whole(where: str, base: Mapping[str, Any], changes: Sequence[Change], last: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell as plain data: the base, what its labels change, and what has the last word."""
     raw: dict[str, Any] = dict(base)
     for change in changes:
         try:
@@ -180,10 +189,46 @@ def _experiment(
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
     try:  # `${data.train}` means the cell's, which no axis knows by itself
-        whole = OmegaConf.to_container(OmegaConf.create(overlay(raw, last)), resolve=True)
+        return OmegaConf.to_container(OmegaConf.create(overlay(raw, last)), resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {first_line(error)}") from error
-    return config.build(whole, where, path.parent)  # type: ignore[arg-type]
+
+
+def _references(whole: Mapping[str, Any]) -> dict[str, Any]:
+    """By parameter group, the labels of the cell that it starts with; paths are left out."""
+    init = whole.get("init")
+    return {k: v for k, v in init.items() if isinstance(v, Mapping)} if isinstance(init, Mapping) else {}
+
+
+def _linked(path: Path, cells: Iterable[Cell]) -> tuple[Cell, ...]:
+    """The cells, their `init` with the folders of the cells that they start with.
+
+    Raises:
+        ConfigError: cells start with each other.
+    """
+    known = {cell.slug: cell for cell in cells}
+    done: dict[str, Cell] = {}
+
+    def link(slug: str, above: tuple[str, ...] = ()) -> Cell:
+        if slug in above:
+            circle = ", ".join(repr(known[one].title) for one in above[above.index(slug) :])
+            raise ConfigError(
+                f"{path}: cells {circle} start with each other in a circle; set 'init: null' on the label of the one "
+                "that is to be trained first"
+            )
+        if slug not in done:
+            cell = known[slug]
+            folders = {g: link(source, (*above, slug)).experiment.folder for g, source in cell.sources.items()}
+            done[slug] = replace(cell, experiment=_starting(cell.experiment, folders)) if folders else cell
+        return done[slug]
+
+    return tuple(link(slug) for slug in known)
+
+
+def _starting(experiment: Experiment, folders: Mapping[str, str]) -> Experiment:
+    """An experiment whose groups start with those of other experiments of its bench folder."""
+    init = {**experiment.init, **{group: f"{ROOT}/{folder}/{SEED}" for group, folder in folders.items()}}
+    return replace(experiment, init=init, resolved={**experiment.resolved, "init": init})
 
 
 def check_distinct(path: Path, cells: Iterable[Cell], why: str) -> None:

@@ -11,45 +11,26 @@ and the loss `loss_rl + loss_bc`, which it has for the step that GILD is compare
 from __future__ import annotations
 
 import copy
-import hashlib
-import importlib.abc
-import importlib.util
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from benchmarks.official.published import Published, Shim
 from benchmarks.speed.data import columns, repeated
 from benchmarks.speed.worker import Run
-from metarl.errors import UserError
 
 FILE = Path("algorithm/TD3_GILD_ws.py")
 BESIDE = ("model.py", "utils.py")
 STANDING_IN = ("learn2learn", "learn2learn.utils")
 NEVER = sys.maxsize
 KNOWN = "a2cfee58dac086c0c5f60fa480be5b9a6039eaac886388c775ba23044e9ebedd"  # the files that are run, and no others
-
-
-@dataclass(frozen=True)
-class Shim:
-    """One replacement in the text of `FILE`, which must have `old` exactly once.
-
-    Attributes:
-        old, new: texts.
-        reason: why it does not run without.
-    """
-
-    old: str
-    new: str
-    reason: str
 
 
 SHIMS = (
@@ -142,55 +123,26 @@ def kept_batches(buffer: Any) -> Iterator[list[Any]]:
 @contextmanager
 def loaded(folder: Path) -> Iterator[tuple[Any, Any]]:
     """Its `FILE` with the shims, and its utils; no GPU is seen meanwhile."""
-    text = shimmed(folder)
     learn2learn, its_utils = (types.ModuleType(name) for name in STANDING_IN)
     learn2learn.clone_module, learn2learn.utils = clone_module, its_utils  # type: ignore[attr-defined]
     its_utils.clone_module, its_utils.update_module = clone_module, update_module  # type: ignore[attr-defined]
-    found = dict(zip(STANDING_IN, (learn2learn, its_utils), strict=True))
-    before = {name: sys.modules.get(name) for name in (*found, *map(_name, BESIDE))}
-    try:
-        sys.modules.update(found)
-        with patch("torch.cuda.is_available", lambda: False):
-            for name in BESIDE:
-                sys.modules[_name(name)] = _module(_name(name), (folder / name).read_text())
-            yield _module(FILE.stem, text), sys.modules["utils"]
-    finally:
-        for name, module in before.items():
-            if module is None:
-                sys.modules.pop(name, None)
-            else:
-                sys.modules[name] = module
+    with published().loaded(folder, dict(zip(STANDING_IN, (learn2learn, its_utils), strict=True))) as found:
+        yield found[FILE.stem], found["utils"]
+
+
+def published() -> Published:
+    """What is run of its repository."""
+    return Published("--gild", "slDeng1003/GILD", "acf5f2c", (FILE, *map(Path, BESIDE)), KNOWN, SHIMS)
 
 
 def shimmed(folder: Path) -> str:
-    """The text of `FILE`, made to run.
-
-    Raises:
-        UserError: a file is missing, or another version than the shims are made for.
-    """
-    for name in (*BESIDE, FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"--gild {folder}: there is no {name} in it; name a checkout of github.com/slDeng1003/GILD")
-    text = (folder / FILE).read_text()
-    for shim in SHIMS:
-        found = text.count(shim.old)
-        if found != 1:
-            raise UserError(
-                f"--gild {folder}: {FILE} has {shim.old!r} {found} times, where the version that this adapter was "
-                "written for has it once; check out commit acf5f2c"
-            )
-        text = text.replace(shim.old, shim.new)
-    if digest(folder) != KNOWN:
-        raise UserError(
-            f"--gild {folder}: {FILE}, {' or '.join(BESIDE)} is not as published, and no other code is run; check out "
-            "commit acf5f2c"
-        )
-    return text
+    """The text of `FILE`, made to run; raises UserError where a file is missing or not as published."""
+    return published().texts(folder)[FILE]
 
 
 def digest(folder: Path) -> str:
-    """sha256 of the three files as published, one after the other."""
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in (FILE, *BESIDE))).hexdigest()
+    """sha256 of the three files, one after the other."""
+    return published().digest(folder)
 
 
 def clone_module(module: Any) -> Any:
@@ -208,30 +160,4 @@ def update_module(module: Any) -> Any:
             module._parameters[name] = p + p.update
     for part in module._modules.values():
         update_module(part)
-    return module
-
-
-def _name(file: str) -> str:
-    return file.removesuffix(".py")
-
-
-class _Text(importlib.abc.InspectLoader):
-    """Imports a module from its text."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def get_source(self, fullname: str) -> str:
-        return self.text
-
-    def is_package(self, fullname: str) -> bool:
-        return False
-
-
-def _module(name: str, text: str) -> Any:
-    loader = _Text(text)
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
     return module

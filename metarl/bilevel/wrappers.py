@@ -50,14 +50,16 @@ def clips(optimizer: Any) -> bool:
     return False
 
 
-def cosine_decay(optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0) -> Optimizer:
+def cosine_decay(
+    optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0, after: float | None = None
+) -> Optimizer:
     """`optimizer` with its steps scaled by a cosine from 1 to `final` over `steps`, after a linear rise over `warmup`.
 
     The factor of step t = 1, 2, ... is `t / warmup` up to `warmup`; then `final + (1 - final) (1 + cos(pi x)) / 2`
     with `x = (t - 1 - warmup) / (steps - warmup)`, at most 1 (Loshchilov & Hutter 2017, arXiv:1608.03983, Eq. 5;
-    without warm-up, torch's CosineAnnealingLR).
+    without warm-up, torch's CosineAnnealingLR). Once the `steps` are over it stays `final`, or is `after`.
     """
-    return _decaying("cosine_decay", lambda x: (1 + torch.cos(math.pi * x)) / 2, optimizer, steps, warmup, final)
+    return _decaying("cosine_decay", lambda x: (1 + torch.cos(math.pi * x)) / 2, optimizer, steps, warmup, final, after)
 
 
 def linear_decay(optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0) -> Optimizer:
@@ -76,6 +78,7 @@ def _decaying(
     steps: int,
     warmup: int,
     final: float,
+    after: float | None = None,
 ) -> Optimizer:
     if not 0 <= warmup < steps:
         raise ValueError(f"{name}: warmup must lie in 0..steps - 1 ({steps - 1}), not {warmup}")
@@ -88,6 +91,8 @@ def _decaying(
     def factor_of(count: Tensor) -> Tensor:
         x = ((count - warmup) / (steps - warmup)).clamp(0, 1)
         factor = final + (1 - final) * shape(x)
+        if after is not None:
+            factor = torch.where(count < steps, factor, after)
         return torch.where(count < warmup, (count + 1) / warmup, factor) if warmup else factor
 
     def update(grads: Any, state: ScheduledState, *, params: Any = None, inplace: bool = False) -> tuple:
@@ -103,7 +108,7 @@ def _decaying(
         own(params, grads, state.inner, mine if factor is None else mine * factor)
         state.count.add_(1)
 
-    settings = {"steps": steps, "warmup": warmup, "final": final}
+    settings = {"steps": steps, "warmup": warmup, "final": final, **({} if after is None else {"after": after})}
     return _wrapper(name, optimizer, settings, init, update, None if own is None else overwrite)
 
 

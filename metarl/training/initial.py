@@ -14,6 +14,8 @@ from metarl.learner import Learner
 from metarl.training import checkpoints
 from metarl.training.folder import RunFolder
 
+SEED, ROOT = "{seed}", "{root}"  # the run's seed, and the folder in which its experiment's folder lies
+
 
 def trained_groups(
     experiment: Experiment,
@@ -22,25 +24,44 @@ def trained_groups(
     statistics: Statistics | None,
     dtype: torch.dtype,
     device: torch.device,
+    root: Path | None = None,
 ) -> Tree:
     """The groups that `init` names, from the newest whole checkpoints of the runs that it names.
+
+    Args:
+        experiment: what `init` belongs to.
+        learner: whose groups they are to be.
+        seed: of the run; `{seed}` stands for it.
+        statistics: of the run's observations, where they are normalised.
+        dtype: of its floating-point numbers.
+        device: where it trains.
+        root: the folder in which the run's experiment folder lies; `{root}` stands for it.
 
     Raises:
         ConfigError: no such group here or there, no such run, other shapes, or observations that were normalised
             otherwise.
     """
-    return {
-        group: _group(f"{experiment.where}: init.{group}", group, run, learner, seed, statistics, dtype, device)
-        for group, run in experiment.init.items()
-    }
+    found = {}
+    for group, run in experiment.init.items():
+        where = f"{experiment.where}: init.{group}"
+        source = _source(where, run, seed, root)
+        found[group] = _group(where, group, source, learner, statistics, dtype, device)
+    return found
+
+
+def _source(where: str, run: str, seed: int, root: Path | None) -> RunFolder:
+    if ROOT in run and root is None:
+        raise ConfigError(
+            f"{where}: {ROOT} stands for the folder of this run's experiment, which has none here; write the path out"
+        )
+    return RunFolder(Path(run.replace(SEED, str(seed)).replace(ROOT, str(root))))
 
 
 def _group(
     where: str,
     group: str,
-    run: str,
+    folder: RunFolder,
     learner: Learner,
-    seed: int,
     statistics: Statistics | None,
     dtype: torch.dtype,
     device: torch.device,
@@ -48,7 +69,6 @@ def _group(
     template = learner.init().tree
     if group not in template:
         raise ConfigError(f"{where}: this learner has no such parameter group.{nearest(group, template)}")
-    folder = RunFolder(Path(run.replace("{seed}", str(seed))))
     if not folder.path.is_dir():
         raise ConfigError(f"{where}: there is no run folder {folder.path.absolute()}; train that run first, or name it")
     notes: list[str] = []

@@ -6,7 +6,7 @@ steps (`metarl.training.online`) is followed by the gradient steps that belong t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def train_stack(
         UserError: bad configuration, data, checkpoint or numbers; nothing that was saved is lost.
     """
     settle()
-    setups = [prepare(experiment, seed, beside) for seed in seeds]
+    setups = [prepare(experiment, seed, beside, root) for seed in seeds]
     for name in sorted(set(experiment.data) - set(setups[0].data)):
         reporter.say(f"note: {experiment.where}: data.{name} is not used by this algorithm and objective")
     for setup in setups:
@@ -252,12 +252,21 @@ class _Loop:
         if self._actor is None:
             eager = self.experiment.compile == "off"
             self._actor = Actor(Policy(self.learner, self.stepping.state.tree, run.setup.statistics), eager)
-        interaction.step(self._actor)
+        for figures in interaction.step(self._actor):
+            self._after_episode(figures)
         done = self.experiment.gradient_steps_at(self.step)
         self.step = self.experiment.offline_steps + interaction.steps
         run.setup.streams.live = True
         for step in range(done + 1, self.experiment.gradient_steps_at(self.step) + 1):
             self._learn(step)
+
+    def _after_episode(self, figures: Mapping[str, float]) -> None:
+        """What changes between two episodes, written where programs read it."""
+        tree = self.stepping.state.tree
+        if self.learner.after_episode is not None:
+            for group, values in self.learner.after_episode(tree, figures).items():
+                for name, value in values.items():
+                    tree[group][name].copy_(value)
 
     def _at_rest(self) -> bool:
         """Whether the first environment is between two episodes, where a checkpoint is cheapest to go on from."""

@@ -21,6 +21,8 @@ from metarl.training.evaluation import Policy
 from metarl.training.folder import RunFolder
 from metarl.training.streams import Noise, derive_seed
 
+Told = dict[str, NDArray[Any]]
+
 
 class Actor:
     """A policy acting with its exploration, on the parameters that training overwrites.
@@ -33,20 +35,33 @@ class Actor:
         self._program: Callable[[Tensor, Tensor], Any] | None = None
 
     @torch.no_grad()
-    def __call__(self, obs: NDArray[Any], noise: Tensor, carry: Any) -> tuple[NDArray[Any], Any]:
-        """Actions [N, A] on raw observations [N, O] with standard normal noise [N, A], and the carry."""
+    def __call__(self, obs: NDArray[Any], noise: Tensor, carry: Any) -> tuple[NDArray[Any], Any, Told]:
+        """On raw observations [N, O] with standard normal noise.
+
+        Returns:
+            actions [N, A], the carry, and what the learner tells of these actions.
+        """
         x = self.policy.read(obs)
         if self._program is None:
-            action, carry = self.policy.learner.act(self.policy.tree, x, carry, noise, False)
-            if carry is None and not self.eager:
+            action, after, told = self._act(self.policy.tree, x, carry, noise)
+            if after is None and not self.eager:
                 self._record(x, noise)
+            carry = after
         if self._program is not None:  # also for the first action: a run that goes on computes as one that did not stop
-            (action,) = self._program(x, noise)
-        return action.float().cpu().numpy(), carry
+            action, *values = self._program(x, noise)
+            told = dict(zip(self._names, values, strict=True))
+        return action.float().cpu().numpy(), carry, {name: value.cpu().numpy() for name, value in told.items()}
+
+    def _act(self, tree: Tree, x: Tensor, carry: Any, noise: Tensor) -> tuple[Tensor, Any, dict[str, Tensor]]:
+        learner = self.policy.learner
+        told = {} if learner.told is None else learner.told(tree, x, carry, noise)
+        return *learner.act(tree, x, carry, noise, False), told
 
     def _record(self, x: Tensor, noise: Tensor) -> None:
         def act(tree: Tree, x: Tensor, noise: Tensor) -> list[Tensor]:
-            return [self.policy.learner.act(tree, x, None, noise, False)[0]]
+            action, _, told = self._act(tree, x, None, noise)
+            self._names = tuple(told)
+            return [action, *told.values()]
 
         recording = record(act, self.policy.tree, x, noise)
         inputs = leaves(self.policy.tree, x, noise)
@@ -70,6 +85,7 @@ class Interaction:
         replay: where transitions go.
         max_action: bounds of actions, per dimension.
         seed: of the run.
+        exploration: numbers of noise that an exploring action reads; one for each of its dimensions if None.
     """
 
     def __init__(
@@ -79,17 +95,18 @@ class Interaction:
         replay: Replay,
         max_action: tuple[float, ...],
         seed: int,
+        exploration: int | None = None,
     ) -> None:
         self.envs = [make_env() for _ in range(online.envs)]
         self.replay, self.seed = replay, seed
         self.high = np.array(max_action, np.float32)
         n, size = online.envs, len(max_action)
         like = replay.rows
-        shape = (n, size)
-        self._noise = Noise(NoiseSpec((size,)), shape, seed, "exploration", like.dtype, like.device)
+        drawn = size if exploration is None else exploration
+        self._noise = Noise(NoiseSpec((drawn,)), (n, drawn), seed, "exploration", like.dtype, like.device)
         self._uniform = Noise(
             NoiseSpec((size,), distribution="uniform"),
-            shape,
+            (n, size),
             seed,
             "random actions",
             torch.float32,
@@ -102,6 +119,7 @@ class Interaction:
         self._returns, self._lengths, self._succeeded = [0.0] * n, [0] * n, [False] * n
         self._carry: Any = None
         self.finished: list[dict[str, float]] = []
+        self._told: dict[str, list[float]] = {}  # name -> sum and number of values since the last row
 
     @property
     def steps(self) -> int:
@@ -113,13 +131,18 @@ class Interaction:
         """Whether the first environment has just been reset."""
         return self._begun[0] == self.taken
 
-    def step(self, actor: Actor) -> None:
-        """One step of every environment, into the replay."""
+    def step(self, actor: Actor) -> list[dict[str, float]]:
+        """One step of every environment, into the replay; returns the figures of the episodes that ended with it."""
         self.taken += 1
+        before = len(self.finished)
         if self.steps <= self._random:
             actions = self._uniform.draw(self.taken).numpy() * self.high
         else:
-            actions, self._carry = actor(self._obs, self._noise.draw(self.taken), self._carry)
+            actions, self._carry, told = actor(self._obs, self._noise.draw(self.taken), self._carry)
+            for name, values in told.items():
+                kept = self._told.setdefault(name, [0.0, 0.0])
+                kept[0] += float(values.sum())
+                kept[1] += values.size
             if self._carry is not None and len(self.envs) > 1:
                 raise ConfigError("a policy that carries a state from step to step explores in one environment: envs=1")
         for i, action in enumerate(actions.clip(-self.high, self.high)):
@@ -130,6 +153,7 @@ class Interaction:
             self.replay.add(row)
             if ended:
                 self._end(i)
+        return self.finished[before:]
 
     def _live(self, i: int, action: NDArray[Any], columns: Mapping[str, NDArray[Any]]) -> bool:
         """One step of one environment; what it gives is written to `columns`. Whether the episode ended."""
@@ -159,12 +183,14 @@ class Interaction:
         return np.asarray(obs)
 
     def figures(self) -> dict[str, float]:
-        """Means over the episodes that ended since the last call, and how many they were."""
+        """Since the last call: means over the episodes that ended and how many they were, and over what was told."""
         found, self.finished = self.finished, []
-        if not found:
-            return {}
-        means = {name: sum(e[name] for e in found) / len(found) for name in found[0]}
-        return {f"online/{name}": value for name, value in {**means, "episodes": float(len(found))}.items()}
+        told, self._told = self._told, {}
+        means = {name: total / n for name, (total, n) in told.items()}
+        if found:
+            means |= {name: sum(e[name] for e in found) / len(found) for name in found[0]}
+            means["episodes"] = float(len(found))
+        return {f"online/{name}": value for name, value in means.items()}
 
     def close(self) -> None:
         """Closes the environments."""
@@ -182,6 +208,7 @@ class Interaction:
             "begun": self._begun,
             "carries": self._carry is not None,
             "finished": self.finished,
+            "told": self._told,
         }
 
     def restore(self, folder: RunFolder, saved: dict[str, Any]) -> None:
@@ -193,6 +220,7 @@ class Interaction:
         """
         self.replay.restore(folder.replay, saved["replay"])
         self.taken, self.finished = saved["taken"], saved["finished"]
+        self._told = {name: list(kept) for name, kept in saved.get("told", {}).items()}
         self._episode, self._begun = list(saved["episode"]), list(saved["begun"])
         if saved.get("carries", False) and not self.between_episodes:
             raise ConfigError(

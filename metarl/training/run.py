@@ -98,7 +98,12 @@ class Run:
         online, settings = self.setup.online, self.experiment.online
         assert online is not None and settings is not None
         interaction = Interaction(
-            lambda: make_env(online.env), settings, online.replay, self.setup.spec.max_action, self.seed
+            lambda: make_env(online.env),
+            settings,
+            online.replay,
+            self.setup.spec.max_action,
+            self.seed,
+            self.learner.exploration,
         )
         if self._lived is None:
             self.folder.replay.unlink(missing_ok=True)  # of a run that was killed before its first checkpoint
@@ -238,8 +243,9 @@ class Run:
         if span is not None and span != self.learner.span:
             online = self.experiment.online is not None
             unit, back = ("gradient ", "steps to what they were") if online else ("", f"steps={span}")
+            ours = self.learner.span or self.experiment.gradient_steps
             raise ConfigError(
-                f"this run's schedules were made for {span:,} {unit}steps, not for {self.experiment.gradient_steps:,} "
+                f"this run's schedules were made for {span:,} {unit}steps, not for {ours:,} "
                 "(a setting that is a share of the run is a schedule, too); "
                 f"to go on from {self.folder.path}, set {back}; else give the experiment another name"
             )

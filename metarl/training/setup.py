@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 
 from metarl import data
@@ -50,19 +51,39 @@ class OnlineSetup:
     replay: Replay
 
 
-def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Setup:
-    """Loads the data and builds the learner; writes nothing."""
+def prepare(
+    experiment: Experiment, seed: int, beside: Path | None = None, root: Path | None = None, init: bool = True
+) -> Setup:
+    """Loads the data and builds the learner; writes nothing.
+
+    Args:
+        experiment: as `metarl.config.load` gives it.
+        seed: names every random draw.
+        beside: folder of the YAML file, for recipes named `module:Class`.
+        root: where run folders lie, for an `init` that names one from there.
+        init: false leaves the groups that `init` names as the seed draws them, since other runs may have to come first.
+    """
     device = resolve_device(experiment.device)
     dtype = dtype_of(experiment)
     train = experiment.data.get("train")
     loaded = {} if train is None else {"train": _load(experiment, "train", seed, beside)}
     train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
-    spec = replace(_spec(env, loaded), steps=experiment.gradient_steps)
+    spec = replace(
+        _spec(env, loaded),
+        steps=experiment.gradient_steps,
+        offline=None if experiment.online is None else experiment.offline_steps,
+        time_limit=EnvSpec.from_json(env).max_episode_steps,
+    )
     learner = build_learner(experiment, spec, seed)
     if not learner.updates:
         raise ConfigError(
             f"{experiment.where}: algorithm and objective have nothing to train; add an objective that brings a "
             "policy, such as objective: {name: por}"
+        )
+    if missing := sorted(learner.given - set(experiment.init)):
+        raise ConfigError(
+            f"{experiment.where}: {', '.join(missing)} would stay as initialised; name the run that trained it, as in "
+            f"init: {{{missing[0]}: 'runs/<name>-<hash>/{{seed}}'}}"
         )
     for name, role in learner.roles.items():
         if role.source != "train" or train is not None or experiment.online is None:
@@ -121,7 +142,7 @@ def prepare(experiment: Experiment, seed: int, beside: Path | None = None) -> Se
         online.replay if online else None,
         experiment.online.from_data if experiment.online else 0.0,
     )
-    given = trained_groups(experiment, learner, seed, statistics.get("train"), dtype, device)
+    given = trained_groups(experiment, learner, seed, statistics.get("train"), dtype, device, root) if init else {}
     start = learner.init(dtype, device, given)
     return Setup(learner, spec, env, loaded, streams, statistics.get("train"), start, watched, online)
 

@@ -152,6 +152,26 @@ def test_stacked_seeds_each_start_with_their_own(load, trained, tmp_path):
         assert same(group(folder, "execute_policy"), group(of(trained, seed), "execute_policy"))
 
 
+def test_root_is_the_folder_that_the_run_lies_in(load, source, tmp_path):
+    init = {"execute_policy": f"{{root}}/{source.parent.name}/{{seed}}"}
+    experiment = load(*FROZEN, init=init)
+    (folder,) = offline.train_stack(experiment, (1,), source.parents[1], Silent())
+    assert same(group(folder, "execute_policy"), group(of(source, 1), "execute_policy"))
+    whole = contents(folder)
+    moved = source.parents[1].rename(tmp_path / "{seed}")  # what stands above the runs is taken as it is
+    run = RunFolder(moved / folder.parent.name / "1")
+    shutil.rmtree(sorted(run.checkpoints.glob("step-*"))[-1])
+    assert offline.train(run.experiment(), 1, moved, Silent()) == run.path
+    assert contents(run.path) == whole
+
+
+def test_root_needs_a_folder(load, source):
+    text = refused(load, {"execute_policy": f"{{root}}/{source.parent.name}/{{seed}}"})
+    assert text.endswith(
+        "{root} stands for the folder of this run's experiment, which has none here; write the path out"
+    )
+
+
 # -- mistakes ------------------------------------------------------------------------------------------------
 
 

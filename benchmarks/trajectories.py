@@ -47,7 +47,7 @@ from metarl.training import export
 from metarl.training.evaluation import EpisodeReturns, Evaluator
 
 EPISODES = 20  # evaluated, unless told
-SHOWN = 8  # trajectories drawn, unless told
+SHOWN = 6  # trajectories drawn, unless told
 GREY_STEPS = 6000  # of the data's pieces drawn, about
 NEAR_START = 0.5  # how near to a start a piece must pass, in a maze's cells; elsewhere as near as to a goal
 COLUMNS = 3
@@ -220,7 +220,7 @@ def summary(found: Found) -> str:
     if numbers["steps"] is not None:
         parts[0] += f", after {numbers['steps']:,.0f} steps on average"
     parts.append(
-        f"Data: {plain(len(pieces))} pieces, {plain(float(pieces.double().median()))} steps the median; none comes "
+        f"Data: {plain(len(pieces))} pieces of {plain(float(pieces.double().median()))} steps (median); none leads "
         f"farther than {numbers['piece']:.1f}{unit}"
     )
     if numbers["longest"] is not None:
@@ -245,7 +245,7 @@ def drawn(found: Sequence[Found], shown: int = SHOWN, value: bool = False) -> tu
     """The picture, and what is written below every map."""
     panels = [(one, stage) for one in found for stage in range(len(one.world.stages) if value else 1)]
     columns = min(COLUMNS, len(panels))
-    if value:
+    if value and any(len(one.world.stages) > 1 for one in found):
         columns = max(len(one.world.stages) for one in found)
     rows = -(-len(panels) // columns)
     side = 4.9 if columns < 3 else 4.2

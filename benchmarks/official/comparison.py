@@ -44,6 +44,11 @@ class Job:
     def title(self) -> str:
         return f"{self.cell}, {self.side}, seed {self.seed}"
 
+    @property
+    def told(self) -> Any:
+        """Its plan as JSON gives it back."""
+        return json.loads(json.dumps(dict(self.plan)))
+
     def file(self, out: Path) -> Path:
         return out / f"{self.cell}-{self.side}-{self.seed}.json"
 
@@ -64,7 +69,7 @@ def run(jobs: Sequence[Job], out: Path, say: Callable[[str], None]) -> list[dict
         began = time.perf_counter()
         evaluation = job.go()
         seconds = time.perf_counter() - began
-        record = {"plan": dict(job.plan), "evaluation": evaluation.to_dict(), "seconds": round(seconds, 1)}
+        record = {"plan": job.told, "evaluation": evaluation.to_dict(), "seconds": round(seconds, 1)}
         out.mkdir(parents=True, exist_ok=True)
         write_json(job.file(out), record)
         found[job.title] = record
@@ -80,7 +85,7 @@ def _kept(job: Job, out: Path) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}); remove it to have its run again") from error
-    if record.get("plan") != json.loads(json.dumps(dict(job.plan))):
+    if record.get("plan") != job.told:
         raise UserError(f"{file} holds a run of other settings; move it away, or name another --out")
     return record
 

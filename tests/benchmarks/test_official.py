@@ -225,11 +225,11 @@ def test_metarl_is_told_the_cell(cell):
         "alpha": cell.alpha,
         "discount": cell.discount,
         "layer_norm": cell.layer_norm,
-        "hidden": [8, 8],
-        "execute_hidden": [8, 8],
+        "hidden": (8, 8),
+        "execute_hidden": (8, 8),
         "batch_size": 16,
         "tau": 0.005,  # theirs: beta
-        "log_std": [-5.0, 2.0],
+        "log_std": (-5.0, 2.0),
         "decay": True,
     }
     assert {name: por[name] for name in told} == told
@@ -260,11 +260,17 @@ def test_the_authors_first_updates_are_ours(form, monkeypatch):
     assert first_updates(code, form) > 1e-4
 
 
-@needs_checkout
-def test_the_authors_range_of_returns_is_ours(tmp_path, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+@pytest.fixture
+def hopper(tmp_path, monkeypatch):
+    """The cells on data with terminations, whose range of returns the authors' code can tell."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
     make_dataset("hopper/random", 1500)
-    cell = replace(Q, recipe="hopper/random", size=1500)
+    return [replace(cell, recipe="hopper/random", size=1500) for cell in (R, Q)]
+
+
+@needs_checkout
+def test_the_authors_range_of_returns_is_ours(hopper):
+    cell = hopper[1]
     setup = prepare(config.build(cell.experiment(), "test"), 0)
     rows = their_rows(loaded(Path(CHECKOUT)), cell, setup.data["train"])
     known = {
@@ -276,14 +282,18 @@ def test_the_authors_range_of_returns_is_ours(tmp_path, monkeypatch):
 
 
 @needs_checkout
-def test_both_forms_are_compared(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(official_por, "CELLS", (R, Q))
+def test_both_forms_are_compared(hopper, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(official_por, "CELLS", hopper)
     files = {"--out": "runs", "--results": "official.json", "--page": "official.md"}
     words = ["--por", CHECKOUT, "--seeds", "2", "--progress", "none"]
     words += [word for key, name in files.items() for word in (key, str(tmp_path / name))]
     assert main(words) == 0
     told = capsys.readouterr()
-    assert "1/8 por_r, official, seed 0" in told.err and "min left" in told.err and "por_q, pendulum" in told.out
+    assert (
+        "1/8 por_r, official, seed 0" in told.err
+        and "min left" in told.err
+        and "por_q, hopper/random: return" in told.out
+    )
     before = (tmp_path / "official.md").read_text()
     assert len(list((tmp_path / "runs").glob("*.json"))) == 8
     assert main(words) == 0 and (tmp_path / "official.md").read_text() == before
@@ -319,10 +329,10 @@ def test_a_finished_run_is_not_run_again(tmp_path):
 def test_a_file_of_another_run_is_not_taken(tmp_path):
     done = []
     run([job(done, 0)], tmp_path, print)
-    with pytest.raises(UserError, match="cell-ours-0.json holds a run of other settings"):
+    with pytest.raises(UserError, match=r"cell-ours-0\.json holds a run of other settings"):
         run([job(done, 0, {"seed": 0, "sizes": (1, 3)})], tmp_path, print)
     (tmp_path / "cell-ours-0.json").write_text("{")
-    with pytest.raises(UserError, match="cannot be read .* remove it to have its run again"):
+    with pytest.raises(UserError, match=r"cannot be read .* remove it to have its run again"):
         run([job(done, 0)], tmp_path, print)
     assert done == [0]
 

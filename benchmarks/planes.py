@@ -43,7 +43,7 @@ Points = NDArray[np.float64]
 """Places [N, 2]."""
 
 POINT_MAZE_RADIUS = 0.45  # of a goal, in gymnasium-robotics' point mazes
-PER_METRE = 8  # points of the grid along a metre of a maze
+PER_METRE = 7  # points of the grid along a metre of a maze; odd, so that one is the middle of a cell
 GOAL, KEY, WATER, WOOD, WALL = "#2ca02c", "#d98200", "#b5d7ea", "#d9bd97", "#c3c8cd"
 
 

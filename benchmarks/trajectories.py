@@ -363,11 +363,9 @@ def value_over(found: Found, goal: Points) -> list[NDArray[np.float64]]:
         ConfigError: the learner has no state-value function.
     """
     policy = found.run.precise()
-    terms = policy.learner.policy
-    if terms is None:
-        raise ConfigError(f"{found.run.path} has no value function; leave --value out, or choose a run of iql or por")
     grids = (found.world.at(found.world.points, goal.tolist(), i) for i in range(len(found.world.stages)))
     try:
+        terms = policy.learner.hooks("of --value")
         return [terms.v(policy.tree, policy.read(grid)).numpy() for grid in grids]
     except ConfigError as error:
         raise ConfigError(

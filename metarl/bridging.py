@@ -51,7 +51,8 @@ class Offline:
 def frozen(learner: Learner, spec: Spec, name: str) -> tuple[Learner, Offline]:
     """The learner whose policy stops learning at the switch, and what it leaves behind.
 
-    Where there is no offline phase the policy learns nothing at all, and a run must give its groups by `init`.
+    A group that it acts by and that would only begin to learn after the switch, as all do where there is no offline
+    phase, must be given by `init`.
 
     Args:
         learner: with a policy and a twin critic.
@@ -79,9 +80,10 @@ def frozen(learner: Learner, spec: Spec, name: str) -> tuple[Learner, Offline]:
     def kept(update: Update) -> bool:
         return followers.get(update.params, update.params) in ("critic", "value")
 
+    before = learner
     learner = _changed(learner, lambda update: update if kept(update) else _until(update, spec.offline or 0))
-    given = learner.given if spec.offline else learner.given | acting(learner, spec)
-    return replace(learner, given=given), offline
+    untrained = _moved(before) - _moved(learner)
+    return replace(learner, given=learner.given | (acting(learner, spec) & untrained)), offline
 
 
 def replaced(learner: Learner, group: str, new: Update, stop: int) -> Learner:
@@ -116,6 +118,10 @@ def weighted_log_prob(
     weight = torch.exp(beta * advantage.detach()).clamp(max=CLIP)
     log_prob = nn.normal_log_prob(action.detach(), *nn.call(policy, params, obs))
     return -(weight * log_prob).mean(), {"log_prob": log_prob.mean(), "weight": weight.mean()}
+
+
+def _moved(learner: Learner) -> frozenset[str]:
+    return frozenset(update.params for update in learner.updates.values())
 
 
 def _until(update: Update, stop: int) -> Update | None:

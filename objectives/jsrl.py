@@ -74,21 +74,19 @@ class JSRL:
             return loss, {**metrics, "advantage": a.mean()}
 
         update = Update("policy_1", "policy_1", policy_loss, self.policy_optimizer, start=offline.steps)
-        first: tuple[Update, ...] = ()
-        if self.schedule == "random":  # from here on evaluated alone
-            alone = Track(lambda tree, batches: {**tree["jump_start"], "horizon": torch.zeros_like(_horizon(tree))})
-            first = (Update("alone", "jump_start", None, sgd(1.0), alone, start=offline.steps, stop=offline.steps + 1),)
+        met = Track(lambda tree, batches: {**tree["jump_start"], "met": torch.ones_like(_of(tree, "met"))})
+        first = Update("jump_start", "jump_start", None, sgd(1.0), met, start=offline.steps, stop=offline.steps + 1)
         start = {
+            "met": torch.tensor(0.0),
             "horizon": torch.tensor(float(horizon)),
             "returns": torch.zeros(self.window),
             "seen": torch.tensor(0.0),
             "best": torch.tensor(0.0),
             "judged": torch.tensor(0.0),
         }
-        stages = (first, *learner.stages, (update,))
         return replace(
             learner.with_modules(policy_1=policy).with_tensors(jump_start=start),
-            stages=tuple(stage for stage in stages if stage),
+            stages=((first,), *learner.stages, (update,)),
             act=together.act,
             told=together.told,
             exploration=spec.action_dim + 1,
@@ -131,7 +129,10 @@ class _Together:
             return {"jump_start": now}
         mean, best = now["returns"].mean(), now["best"]
         if not now["judged"] or mean >= best - self.settings.tolerance * best.abs():
-            now["horizon"] = (now["horizon"] - self.horizon / self.settings.stages).clamp(min=0)
+            stages = self.settings.stages
+            # In whole stages: what repeated subtraction leaves of 1000 - 3 (1000 / 3) would be one more guided step.
+            left = (now["horizon"] * stages / self.horizon).round() - 1
+            now["horizon"] = left.clamp(min=0) * self.horizon / stages
             now["best"] = torch.maximum(mean, best) if now["judged"] else mean
             now["judged"], now["seen"] = torch.ones_like(best), torch.zeros_like(best)
         return {"jump_start": now}
@@ -140,11 +141,13 @@ class _Together:
         """The carry, and where an episode begins a new one."""
         if carry is not None:
             return carry  # type: ignore[no-any-return]
-        h = _horizon(tree).expand(len(obs))
-        if self.settings.schedule == "random" and noise is not None:
+        h, settings = _of(tree, "horizon"), self.settings
+        if noise is None:  # evaluated: until the environment is met, the offline policy
+            h = torch.where(_of(tree, "met") > 0, h if settings.schedule == "curriculum" else 0 * h, math.inf)
+        elif settings.schedule == "random":
             u = 0.5 * (1 + torch.erf(noise[:, -1] * ROOT_HALF))
-            stages = self.settings.stages
-            h = (u * (stages + 1)).floor().clamp(max=stages) * (self.horizon / stages)
+            h = (u * (settings.stages + 1)).floor().clamp(max=settings.stages) * self.horizon / settings.stages
+        h = h.expand(len(obs))
         return torch.stack((torch.zeros_like(h), h), 1)
 
 
@@ -152,5 +155,5 @@ def _guided(carry: Tensor) -> Tensor:
     return carry[:, 0] < carry[:, 1]
 
 
-def _horizon(tree: Tree) -> Tensor:
-    return tree["jump_start"]["horizon"]
+def _of(tree: Tree, name: str) -> Tensor:
+    return tree["jump_start"][name]

@@ -277,8 +277,8 @@ def _has_v(learner: Learner, offline: Offline, spec: Spec) -> bool:
 def _drawn(logits: Tensor, noise: Tensor) -> Tensor:
     """Indices [B] by the softmax of logits [B, n]: the quantile of the last standard normal number of `noise`."""
     u = 0.5 * (1 + torch.erf(noise[:, -1:] * ROOT_HALF))
-    reached = logits.softmax(-1).cumsum(-1)[:, :-1] < u  # the last one's is 1, but for rounding
-    return reached.sum(-1)
+    reached = logits.softmax(-1).cumsum(-1)
+    return (reached < u * reached[:, -1:]).sum(-1)  # the sum is 1 but for rounding: nobody is drawn who has no share
 
 
 def _taken(values: Tensor, choice: Tensor) -> Tensor:

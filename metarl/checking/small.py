@@ -15,8 +15,9 @@ from metarl.errors import ConfigError
 from metarl.learner import Learner, Spec
 from metarl.training.streams import generator
 
-SMALL = Spec(obs_dim=5, action_dim=3, max_action=(1.0, 0.5, 2.0))
-FULL = Spec(obs_dim=17, action_dim=6, max_action=(1.0,) * 6)
+# An environment is met at once, so that what an objective does online is what is checked.
+SMALL = Spec(obs_dim=5, action_dim=3, max_action=(1.0, 0.5, 2.0), offline=0, time_limit=200)
+FULL = Spec(obs_dim=17, action_dim=6, max_action=(1.0,) * 6, offline=0, time_limit=1000)
 HIDDEN = [16, 16]
 SIZES = (23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97)  # primes, no dimension among them
 

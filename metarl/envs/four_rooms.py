@@ -2,13 +2,15 @@
 
 The square [-1, 1]^2 has two crossing walls with a door in each half, off its middle. The point starts in the lower left
 room; the goal lies in the upper right one. An action in [-1, 1]^2 moves the point by at most `STEP` along each axis, x
-first and then y, and a wall stops it along that axis. The goal pays 1 and ends the episode.
+first and then y, and a wall stops it along that axis. A key lies in the upper left room and is taken by going there.
+The goal pays 1 and ends the episode.
 
     plain   no more than that
     river   a river runs through both upper rooms; every step that ends in it costs 1, and a bridge is dry
-    key     the goal pays, and ends the episode, only with the key, which lies in the upper left room
+    key     the goal pays, and ends the episode, only with the key
 
-All three move and observe alike, (x, y, has_key) with has_key = 0 where there is no key, so that networks fit them all.
+All three move and observe alike, (x, y, has_key), though the key means something on one of them alone: they are one
+world with three rewards.
 The tasks are inspired by the "Four-room", "Four-room-river" and "Four-room-key" in the authors' slides on POR (Xu et
 al. 2022, arXiv:2210.08323), which give these names and nothing more.
 """
@@ -90,8 +92,7 @@ class FourRooms(gym.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._x, self._y = at = move(self._x, self._y, dx, dy, WALLS)
         if self.render_mode is not None:
             self._path.append(at)
-        if self.task == "key":
-            self._has_key = self._has_key or math.dist(at, KEY) <= RADIUS
+        self._has_key = self._has_key or math.dist(at, KEY) <= RADIUS
         wet = self.task == "river" and in_river(*at)
         self._wet += wet
         success = math.dist(at, GOAL) <= RADIUS and (self.task != "key" or self._has_key)
@@ -122,7 +123,7 @@ def picture(task: Task, path: list[Point], has_key: bool = False) -> NDArray[np.
     for wall in WALLS:
         canvas.rectangle(wall, GREY)
     canvas.disc(GOAL, RADIUS, GREEN, 0.6)
-    if task == "key" and not has_key:
+    if not has_key:
         canvas.disc(KEY, RADIUS, ORANGE, 0.6)
     canvas.path(path)
     return canvas.image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -17,7 +18,7 @@ from benchmarks import trajectories
 from benchmarks.planes import maze_world, world_of
 from metarl import config
 from metarl.data.recipes import make_dataset
-from metarl.data.recipes.pointmaze import LargeMaze, MediumMaze, UMaze
+from metarl.data.recipes.pointmaze import MediumMaze, UMaze
 from metarl.data.transitions import Card, pack
 from metarl.envs import four_rooms, make_env, navigation
 from metarl.training import offline
@@ -95,7 +96,7 @@ def piece_data(*pieces, key=()):
 
 def line(*ends, n=30):
     """Places along straight lines from each end to the next."""
-    parts = [np.linspace(a, b, n) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    parts = [np.linspace(a, b, n) for a, b in pairwise(ends)]
     return np.concatenate(parts)
 
 
@@ -103,9 +104,9 @@ def shown(figure: Figure) -> str:
     return " ".join(" ".join(text.get_text() for text in figure.findobj(Text) if text.get_text()).split())
 
 
-@pytest.mark.parametrize("recipe", [UMaze, MediumMaze, LargeMaze])
+@pytest.mark.parametrize("recipe", [UMaze, MediumMaze])
 def test_a_mazes_ways_are_its_cells(recipe):
-    """Along a straight corridor a way has the length of its cells; never is it longer than the planner's cells."""
+    """From middle to middle: never shorter than the straight line, nor longer than the planner's way by cells."""
     maze = recipe.maze
     world = maze_world(maze.map())
     nodes = world.nodes(np.array([maze.centre(cell) for cell in maze.cells]))
@@ -114,10 +115,8 @@ def test_a_mazes_ways_are_its_cells(recipe):
     assert (ways <= cells + 1e-9).all()
     middles = np.array([maze.centre(cell) for cell in maze.cells])
     straight = np.linalg.norm(middles[:, None] - middles, axis=2)
-    assert (ways >= straight - 0.2).all()  # both ends lie at most half a diagonal of the grid from a point of it
-    beside = cells == 1
-    np.testing.assert_allclose(ways[beside], 1.0)
-    assert ways[cells > 4].min() > 2
+    assert (ways >= straight - 1e-9).all()
+    np.testing.assert_allclose(ways[cells == 1], 1.0)
 
 
 def test_a_way_goes_round_walls_and_by_the_corner():
@@ -126,8 +125,8 @@ def test_a_way_goes_round_walls_and_by_the_corner():
     # From (-0.5, -0.5) straight to the lower wall's door, from -0.5 to -0.3, whose lower end is free.
     assert world.way(here, there) == pytest.approx(1.0)
     across = world.way(np.array((-0.5, 0.1)), np.array((0.5, 0.1)))
-    # To the door at y = 0.6 and back: 0.45 right, 0.5 up, 0.1 across, 0.45 right, 0.5 down; slants save the lesser.
-    assert across == pytest.approx(0.1 + 2 * (0.45 * np.sqrt(2) + 0.05))
+    # By three doors: 0.45 right and 0.4 down to the lower one's end at y = -0.3, 0.1 through it, and up likewise.
+    assert across == pytest.approx(0.1 + 2 * (0.4 * np.sqrt(2) + 0.05))
     assert world.way(np.array((-0.05, 0.2)), np.array((0.05, 0.2))) == pytest.approx(0.1 + 2 * 0.4)
 
 
@@ -238,7 +237,7 @@ def test_the_command_writes_where_it_is_told(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "some.png\n" in printed and "way, seed 0, step 20: Goal reached in" in printed and "of 2 episodes" in printed
     assert trajectories.main([str(runs["maze"]), "--value", "--episodes", "1"]) == 0
-    assert (runs["maze"] / "trajectories.png").read_bytes().startswith(b"\x89PNG")
+    assert (runs["maze"] / "trajectories.png").is_file() and "V for its goal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

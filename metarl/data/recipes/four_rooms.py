@@ -35,12 +35,13 @@ class FourRooms(Recipe):
     version: ClassVar[int] = 1
     env_id: ClassVar[str] = "metarl/FourRooms-v0"
     task: ClassVar[Task] = "plain"
-    named: ClassVar[dict[Point, float]] = {GOAL: 0.01}  # point -> share of the legs of `wandering` that go there
+    named: ClassVar[dict[Point, float]] = {GOAL: 0.01, KEY: 0.03}  # point -> share of the legs of `wandering` to it
     levels = {
         "random": "uniform actions, each held for 5 to 20 steps",
         "medium": (
             "85 % of the episodes walk on shortest paths from one random point to the next, 75 % of these legs within "
-            "the room and 1 % to the goal, action noise of 0.5; 15 % are uniform actions held for 5 to 20 steps"
+            "the room, 1 % to the goal and 3 % to the key, action noise of 0.5; 15 % are uniform actions held for 5 to "
+            "20 steps"
         ),
         "expert": "shortest paths to the goal, action noise of 0.1",
     }
@@ -114,8 +115,8 @@ class FourRoomsRiver(FourRooms):
         "random": FourRooms.levels["random"],
         "medium": (
             "85 % of the episodes walk on shortest paths from one random point to the next, 75 % of these legs within "
-            "the room and 1 % to the goal, half through the river and half round it where that can be, action noise of "
-            "0.5; 15 % are uniform actions held for 5 to 20 steps"
+            "the room, 1 % to the goal and 3 % to the key, half through the river and half round it where that can be, "
+            "action noise of 0.5; 15 % are uniform actions held for 5 to 20 steps"
         ),
         "expert": "shortest dry paths to the goal, by the bridge, action noise of 0.1",
     }

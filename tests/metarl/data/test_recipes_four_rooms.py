@@ -85,9 +85,10 @@ def test_uniform_actions_are_held():
         assert HOLD[0] <= np.diff([0, *changes]).min() and np.diff([0, *changes]).max() <= HOLD[1]
 
 
-def test_the_key_is_taken_in_its_task_alone_and_some_take_it_and_do_not_succeed():
+def test_the_key_is_taken_on_all_tasks_and_on_its_own_some_take_it_and_do_not_succeed():
     for recipe in (FourRooms, FourRoomsRiver):
-        assert all((episode.observations[:, 2] == 0).all() for episode in episodes(recipe, "medium"))
+        share = np.mean([episode.observations[-1, 2] for episode in whole(episodes(recipe, "medium"))])
+        assert 0 < share < 1
     made = whole(episodes(FourRoomsKey, "medium"))
     taken = np.array([episode.observations[-1, 2] == 1 for episode in made])
     ended = np.array([bool(episode.terminations[-1]) for episode in made])

@@ -289,7 +289,7 @@ def _clouds(world: World | None) -> str:
     hidden = {
         "maze": "Velocity and goal, which belong to the state too, are not seen.",
         "navigation": "The goal, which belongs to the state too, is not seen.",
-        "rooms": "",
+        "rooms": "" if len(world.stages) > 1 else "Having the key, which belongs to the state too, is not seen.",
     }[world.kind]
     return f"Above: every dot is a state; arrows lead from some s to what followed, and to g(s). {hidden}".strip()
 

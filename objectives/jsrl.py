@@ -4,12 +4,15 @@ The frozen offline policy takes the first h steps of every episode, a fresh one 
 
     a_t = mode of pi_offline(.|s_t) for t < h,   a_t ~ pi(.|s_t) from there on
 
-h falls from `horizon` to 0 in `stages` equal steps. As a curriculum, whenever the mean return of the last `window`
-training episodes is no worse than the best such mean so far, but for `tolerance` of its size; or `random`, drawn anew
-for every episode. pi learns from all transitions by L_pi of `metarl.bridging`; Q and V go on as the algorithm trains them.
+h falls from `horizon` to 0 in `stages` equal steps. As a curriculum: once `window` training episodes have been lived at
+one h, it falls as soon as the mean return of the last `window` is no worse than the best mean at which it fell before,
+but for `tolerance` of that one's size; the first window always passes. Or `random`, drawn anew for every episode from
+those stages. pi learns from all transitions by L_pi of `metarl.bridging`, last in every step; Q and V go on as the
+algorithm trains them.
 
 Deviations: the paper judges the curriculum by evaluations, here by training episodes, which cost nothing more.
-Evaluated is what acts: with a curriculum the two together, at random h the fresh one alone.
+Evaluated is what acts: on data the offline policy, then with a curriculum the two together, at random h the fresh one
+alone.
 """
 
 from __future__ import annotations

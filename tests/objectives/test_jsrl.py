@@ -93,7 +93,7 @@ class Textbook:
 
     def train(self, batch):
         u = self.advantage(batch)
-        self.move("value", torch.where(u < 0, 1 - self.expectile, self.expectile).mul(u**2).mean())
+        self.move("value", ((self.expectile - (u < 0).double()).abs() * u**2).mean())
         with torch.no_grad():
             y = batch["reward"] + self.gamma * (1 - batch["terminated"]) * self.v(batch["next_obs"]).squeeze(1)
         self.move("critic", sum(((q(batch["obs"], batch["action"]).squeeze(1) - y) ** 2).mean() for q in self.q))
@@ -107,7 +107,7 @@ class Textbook:
         return loss.detach()
 
     def tree(self):
-        twins = {name: self_[0].group() | self_[1].group() for name, self_ in self._twins().items()}
+        twins = {name: one.group() | two.group() for name, (one, two) in self._twins().items()}
         return {"value": self.v.group(), "policy_1": self.pi.group()} | twins
 
     def _twins(self):
@@ -377,7 +377,7 @@ def test_h_ends_at_nothing_after_its_stages(build, horizon, stages, dtype):
     learner = build(horizon=horizon, stages=stages, window=1)
     found = followed(learner, learner.init(dtype).tree, [1.0] * (stages + 2))
     exact = [float(Fraction(horizon * max(0, stages - i), stages)) for i in range(1, stages + 3)]
-    assert found == pytest.approx(exact, rel=1e-6) and found[-4:][1:] == [0.0] * 3
+    assert found == pytest.approx(exact, rel=1e-6) and found[-3:] == [0.0] * 3
 
 
 def test_at_random_h_nothing_follows_an_episode(build):
@@ -392,10 +392,10 @@ def test_at_random_h_nothing_follows_an_episode(build):
     [
         (None, {"offline": None}, r"objective jsrl: it is about an environment met after the data; add online"),
         (None, {"time_limit": None}, r"objective jsrl: this environment has no time limit to begin with; set horizon"),
-        (TD3BC(hidden=(8,)), {}, r"objective jsrl: .*state-value function.*such as iql"),
-        (AWAC(hidden=(8,)), {}, r"objective jsrl: .*state-value function.*such as iql"),
+        (TD3BC(hidden=(8,)), {}, r"td3_bc learns no state-value function.*such as iql"),
+        (AWAC(hidden=(8,)), {}, r"awac learns no state-value function.*such as iql"),
         (DDPG(hidden=(8,)), {}, r"objective jsrl: .*no twin critic; choose one that does, such as iql"),
-        (BC(hidden=(8,)), {}, r"objective jsrl: .*no twin critic; choose one that does, such as iql"),
+        (BC(hidden=(8,)), {}, r"objective jsrl: this algorithm exposes no policy"),
         (Nothing(), {}, r"objective jsrl: this algorithm exposes no policy"),
     ],
     ids=["no environment", "no time limit", "td3_bc", "awac", "ddpg", "bc", "none"],
@@ -432,7 +432,7 @@ device: cpu
 compile: "off"
 log_every: 20
 evaluation: {every: 60, episodes: 2}
-checkpoint: {every: 50}
+checkpoint: {every: 40}
 """
 RANDOM = ("objective.schedule=random",)
 
@@ -546,12 +546,9 @@ def test_the_offline_phase_is_that_of_the_algorithm_alone(train):
 
 
 KILLS = {
-    "before": (30,),
-    "switch": (60,),
-    "first": (61,),
-    "first episode": (75,),
-    "curriculum": (130, 215, 307),
-    "all": (59, 60, 61, 99, 100, 101, 201, 359),
+    "about the switch": (30, 60, 61),
+    "in the first episode": (75,),
+    "in mid-curriculum": (130, 215, 307),
 }
 
 
@@ -574,7 +571,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize("settings", [("objective.tolerance=0.3",), RANDOM], ids=["curriculum", "random"])
 def test_killed_anywhere_it_ends_with_the_same_bits(train, whole, settings, kill):
     """log_every, checkpoints and episodes fall apart: rows are told over a checkpoint."""
-    settings = (*settings, "log_every=13", "checkpoint.every=34")
+    settings = (*settings, "log_every=13", "evaluation.every=65", "checkpoint.every=39")
     assert contents(train(*settings, at=KILLS[kill])) == whole(*settings)
 
 

@@ -92,6 +92,8 @@ class IQL:
             "initialization": "default",
             "normalize": True,
         },
+        # PEX's: the same step with half of L_Q, from the README of Haichao-Zhang/PEX; antmaze has rewards of shift -1.
+        "pex": {"order": "corl", "initialization": "default", "expectile": 0.9, "beta": 10.0},
     }
 
     def __post_init__(self) -> None:

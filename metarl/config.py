@@ -70,7 +70,8 @@ class Experiment:
     Attributes:
         steps: in all: gradient steps on data, then environment steps.
         offline_steps: those of them on data; all where there is no online phase.
-        init: by parameter group, the run folder (`{seed}` stands for the seed) whose trained values it starts with.
+        init: by parameter group, the run folder whose trained values it starts with; `{seed}` stands for the seed,
+            `{root}` for the folder that the experiment's own folder lies in.
         where: the file it came from, for messages.
         resolved: the same as plain data, every default filled in; `config.yaml` of a run.
     """

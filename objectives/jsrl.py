@@ -143,7 +143,7 @@ class _Together:
     def _begun(self, tree: Tree, obs: Tensor, carry: Any, noise: Tensor | None) -> Tensor:
         """The carry, and where an episode begins a new one."""
         if carry is not None:
-            return carry  # type: ignore[no-any-return]
+            return carry
         h, settings = _of(tree, "horizon"), self.settings
         if noise is None:  # evaluated: until the environment is met, the offline policy
             h = torch.where(_of(tree, "met") > 0, h if settings.schedule == "curriculum" else 0 * h, math.inf)

@@ -104,8 +104,7 @@ class PEX:
                 a = _taken(q[..., None], choice).squeeze(-1) - (logits.softmax(-1) * q).sum(-1)
             scaled = action / action.new_tensor(spec.max_action)
             loss, metrics = weighted_log_prob(policies[i], tree[_group(i + 1)], obs, scaled, a, self.beta)
-            shares = torch.nn.functional.one_hot(choice, len(policies) + 1).to(obs.dtype).mean(0)
-            told = {f"share_{k}": shares[k] for k in range(i + 2)}
+            told = {f"share_{k}": (choice == k).to(obs.dtype).mean() for k in range(i + 2)}
             return loss, {**metrics, **told, "advantage": a.mean(), "entropy": _entropy(logits).mean()}
 
         def critic_loss(tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:

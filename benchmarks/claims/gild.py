@@ -6,12 +6,24 @@ Its suites learn online and are judged by raw returns: the mean of a run's last 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.claims.cells import (
+    ahead,
+    area,
+    cell_of,
+    course,
+    final,
+    iqm_text,
+    mean_text,
+    of_each,
+    scores_of,
+    settings,
+)
 from benchmarks.claims.verdict import (
     BySeed,
     Claim,
@@ -24,11 +36,10 @@ from benchmarks.claims.verdict import (
     mean,
     signed,
 )
-from benchmarks.results import Cell, Results, Run, Series
-from benchmarks.statistics import holm, stratified_bootstrap
+from benchmarks.results import Cell, Results, Run
+from benchmarks.statistics import holm
 from metarl.errors import UserError
 
-Score = Callable[[Run], float]
 SPREAD, OUTPUT = "loss_network/output_std", "loss_network/output_mean"
 HYPERGRADIENT = "loss_network/hypergradient_norm"
 IMITATION = "watch/demo/imitation"
@@ -43,43 +54,6 @@ PICTURE = "[picture](gild_decay.png) by `python -m benchmarks.gild_decay`"
 # -- what claims are about -------------------------------------------------------------------------------------
 
 
-def final(run: Run) -> float:
-    """The mean return of the last ten evaluations."""
-    score = run.score_of("return")
-    assert score is not None  # of runs that are scored
-    return score
-
-
-def area(run: Run) -> float:
-    """The area under the curve of returns over its width: the mean return while it learns."""
-    steps, values = ([getattr(e, name) for e in run.evaluations] for name in ("step", "mean"))
-    return float(np.trapezoid(values, steps) / (steps[-1] - steps[0]))
-
-
-def settings(results: Results, axis: str) -> dict[str, dict[str, str]]:
-    """What the labels of `axis` are compared under: by name the labels of all other axes, in the order of the plan."""
-    others = [name for name in results.axes if name != axis]
-    told = [name for name in others if len(results.axes[name]) > 1] or others[:1]
-    found = {}
-    for cell in results.cells:
-        labels = {name: cell.labels[name] for name in others}
-        found[" · ".join(labels[name] for name in told)] = labels
-    return found
-
-
-def cell_of(results: Results, labels: Mapping[str, str]) -> Cell:
-    """The cell with these labels.
-
-    Raises:
-        UserError: it is not there with all its seeds.
-    """
-    cell = next((cell for cell in results.cells if dict(cell.labels) == dict(labels)), None)
-    if cell is None or len(cell.scored) < len(cell.seeds):
-        where = ", ".join(labels.values())
-        raise UserError(f"{results.name}: the cell {where!r} is not there with all its seeds; run the suite")
-    return cell
-
-
 def demonstrators(cell: Cell) -> BySeed:
     """The mean return of the demonstrations by seed, from the card of the data: seeds may draw other episodes.
 
@@ -90,18 +64,6 @@ def demonstrators(cell: Cell) -> BySeed:
     if None in found.values():
         raise UserError(f"{cell.row}, {cell.column}: no mean return is known of data.demo; take whole episodes")
     return {seed: float(value) for seed, value in found.items()}
-
-
-def course(results: Results, run: Run, metric: str) -> Series:
-    """A logged metric of a run.
-
-    Raises:
-        UserError: it was not logged.
-    """
-    series = run.scalars.get(metric)
-    if series is None or not series.steps:
-        raise UserError(f"{results.name}: a run has no metric {metric!r}; run the suite again")
-    return series
 
 
 def learns_from(cell: Cell) -> int:
@@ -115,44 +77,7 @@ def first_steps(cell: Cell) -> tuple[float, float]:
     return begins, begins + SHARE * (cell.steps - begins)
 
 
-def _scores(results: Results, labels: Mapping[str, str], score: Score = final) -> BySeed:
-    return {run.seed: score(run) for run in cell_of(results, labels).scored}
-
-
 # -- comparisons of returns ------------------------------------------------------------------------------------
-
-
-def ahead(
-    axis: str,
-    ours: str,
-    rivals: Sequence[str],
-    results: Results,
-    only: Mapping[str, str] | None = None,
-    score: Score = final,
-) -> Verdict:
-    """Is one label of an axis above others, under every setting of the other axes (that has the labels `only`)?"""
-    chosen = {
-        name: labels
-        for name, labels in settings(results, axis).items()
-        if all(labels[key] == value for key, value in (only or {}).items())
-    }
-    pairs = [(name, labels, rival) for name, labels in chosen.items() for rival in rivals]
-    scores = [
-        [_scores(results, labels | {axis: label}, score) for label in (ours, rival)] for _, labels, rival in pairs
-    ]
-    found = [Difference.of(x, y) for x, y in scores]
-    rows = [["setting", ours, "its IQM", "against", "its mean", "its IQM", "difference", "p (Holm)"]]
-    for (name, _, rival), (x, y), d, p in zip(pairs, scores, found, holm([d.test.p for d in found]), strict=True):
-        rows.append([name, _mean(x), _iqm(x), rival, _mean(y), _iqm(y), d.range, f"{p:.2g}"])
-    outcomes = directions(found, 1)
-    below = [f"{name} ({rival})" for (name, _, rival), o in zip(pairs, outcomes, strict=True) if o == "did not hold"]
-    if len(found) == 1:
-        return Verdict(outcomes[0], f"{ours} minus {rivals[0]}: {found[0]}.", rows)
-    text = (
-        f"{ours} is significantly above on {outcomes.count('held')} of {len(found)} comparisons and below on "
-        f"{len(below)}{': ' + ', '.join(below) if below else ''}."
-    )
-    return Verdict(_each(outcomes), text, rows)
 
 
 def past_demonstrator(results: Results, method: str = "GILD") -> Verdict:
@@ -163,12 +88,12 @@ def past_demonstrator(results: Results, method: str = "GILD") -> Verdict:
     by_setting = settings(results, "method")
     for other in results.axes["method"]:
         cells = {name: cell_of(results, labels | {"method": other}) for name, labels in by_setting.items()}
-        scores = {name: _scores(results, cell.labels) for name, cell in cells.items()}
+        scores = {name: scores_of(results, cell.labels, final) for name, cell in cells.items()}
         levels = {name: demonstrators(cell) for name, cell in cells.items()}
         found = [Difference.of(scores[name], levels[name]) for name in cells]
         for name, d, p in zip(cells, found, holm([d.test.p for d in found]), strict=True):
-            own = [_mean(scores[name]), _iqm(scores[name]), d.range, f"{p:.2g}"]
-            lines.setdefault(name, []).append([name, _mean(levels[name]), other, *own])
+            own = [mean_text(scores[name]), iqm_text(scores[name]), d.range, f"{p:.2g}"]
+            lines.setdefault(name, []).append([name, mean_text(levels[name]), other, *own])
         if other == method:
             outcomes = directions(found, 1)
     rows += [line for group in lines.values() for line in group]
@@ -176,7 +101,7 @@ def past_demonstrator(results: Results, method: str = "GILD") -> Verdict:
         f"{method} returns significantly more than its demonstrator on {outcomes.count('held')} of {len(outcomes)} "
         f"settings, and less on {outcomes.count('did not hold')}."
     )
-    return Verdict(_each(outcomes), text, rows)
+    return Verdict(of_each(outcomes), text, rows)
 
 
 def near_demonstrator(results: Results, method: str = "RL+IL") -> Verdict:
@@ -186,11 +111,11 @@ def near_demonstrator(results: Results, method: str = "RL+IL") -> Verdict:
         cell = cell_of(results, labels | {"method": method})
         levels = demonstrators(cell)
         margin = MARGIN * abs(mean(levels))
-        found = Difference.of(_scores(results, cell.labels), levels)
+        found = Difference.of(scores_of(results, cell.labels, final), levels)
         low, high = found.interval.low, found.interval.high
         inside, outside = -margin <= low and high <= margin, high < -margin or low > margin
         outcomes.append(called(inside or outside, inside))
-        rows.append([name, _mean(levels), found.range, f"{margin:,.1f}", outcomes[-1]])
+        rows.append([name, mean_text(levels), found.range, f"{margin:,.1f}", outcomes[-1]])
     text = (
         f"{method}'s interval lies within {PERCENT} of the demonstrator's return on {outcomes.count('held')} of "
         f"{len(outcomes)} settings, and wholly outside on {outcomes.count('did not hold')}."
@@ -204,12 +129,14 @@ def short_start(results: Results, ours: str = "1 %") -> Verdict:
     rows, outcomes = [["setting", "GILD for", "mean", "IQM", f"minus GILD for {longest}", "p (Holm)"]], []
     texts = []
     for name, labels in settings(results, "warm start").items():
-        scores = {share: _scores(results, labels | {"warm start": share}) for share in results.axes["warm start"]}
+        scores = {
+            share: scores_of(results, labels | {"warm start": share}, final) for share in results.axes["warm start"]
+        }
         found = {share: Difference.of(x, scores[longest]) for share, x in scores.items() if share != longest}
         corrected = dict(zip(found, holm([d.test.p for d in found.values()]), strict=True))
         for share, x in scores.items():
             gap = [found[share].range, f"{corrected[share]:.2g}"] if share != longest else ["", ""]
-            rows.append([name, share, _mean(x), _iqm(x), *gap])
+            rows.append([name, share, mean_text(x), iqm_text(x), *gap])
         interval, margin = found[ours].interval, MARGIN * abs(mean(scores[longest]))
         as_well = interval.low > -margin
         outcomes.append(called(as_well or interval.high < -margin, as_well))
@@ -333,25 +260,6 @@ def _early_and_late(results: Results, labels: Mapping[str, str]) -> tuple[BySeed
         n = max(1, len(values) // 4)
         early[run.seed], late[run.seed] = mean(values[:n]), mean(values[-n:])
     return early, late
-
-
-# -- parts -----------------------------------------------------------------------------------------------------
-
-
-def _each(outcomes: Sequence[Outcome]) -> Outcome:
-    """Of a claim about each of some cases: held on all, or refuted on one."""
-    held = all(outcome == "held" for outcome in outcomes)
-    return called(held or "did not hold" in outcomes, held)
-
-
-def _mean(scores: BySeed) -> str:
-    return f"{mean(scores):,.1f}".replace("-", "−")
-
-
-def _iqm(scores: BySeed) -> str:
-    """The interquartile mean over seeds with its interval."""
-    found = stratified_bootstrap({"": list(scores.values())})
-    return f"{found.value:,.1f} ({found.low:,.1f} to {found.high:,.1f})".replace("-", "−")
 
 
 # -- the claims ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks import results as reading
-from benchmarks.claims import gild, gorl, gorl_bases, pictures
+from benchmarks.claims import gild, gorl, gorl_bases, pictures, por
 from benchmarks.claims.verdict import Claim, Verdict
 from benchmarks.results import Results
 from benchmarks.running.suite import SHIPPED
@@ -19,7 +19,7 @@ from metarl.training.folder import write_aside
 
 PAPERS = Path(__file__).with_name("papers.yaml")
 RECORDED = Path(__file__).parents[1] / "results"
-CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS, *gild.CLAIMS)
+CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS, *gild.CLAIMS, *por.CLAIMS)
 ANSWERS = ("suite", "page", "test", "awaits", "unavailable")
 HEAD = """# What the papers claim, and what was measured here
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import matplotlib as mpl
 import numpy as np
@@ -12,17 +12,16 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from benchmarks.claims import gild
+from benchmarks.claims.panels import PANEL, by_setting, course, line, panels, point
 from benchmarks.claims.verdict import by_label, logged, mean, normalized
-from benchmarks.colours import FAINT, GRID, INK, PALETTE
-from benchmarks.drawing import DASHES, MARKERS, STYLE, WIDE, compact, power, steps_axis, to_png
+from benchmarks.colours import FAINT, INK, PALETTE
+from benchmarks.drawing import DASHES, STYLE, compact, power, to_png
 from benchmarks.results import Cell, Results
 from benchmarks.statistics.intervals import mean_interval
 
-PANEL = (3.4, 2.9)  # inches
 SCORE = "normalised score"
 CAPTION = "Bands and bars: 95 % intervals of the mean over seeds. Grey dots: seeds. Heat maps: means over seeds."
 METHODS = ("RL", "RL+IL", "Meta-Critic", "GILD")  # GILD's, of one look in all its pictures
-FEW = 5  # seeds, below which each is drawn: intervals would be as wide as the panel
 BANDS = (
     "Bands: 95 % intervals of the mean over seeds, cut off outside of what seeds did. Thin lines, where there are "
     "fewer than five seeds: each of them."
@@ -71,15 +70,15 @@ def constants(results: Results) -> Figure:
     learned = [row for row in results.rows if row not in weights.values()]
 
     def one(axis: Axes, column: str) -> None:
-        _line(axis, list(weights), [_scores(results, row, column) for row in weights.values()], 0, "constant weight")
+        line(axis, list(weights), [_scores(results, row, column) for row in weights.values()], 0, "constant weight")
         for i, row in enumerate(learned, 1):
-            _point(axis, 1.05 + 0.13 * i, _scores(results, row, column), i, row)
+            point(axis, 1.05 + 0.13 * i, _scores(results, row, column), i, row)
         axis.axvline(1.1, color=FAINT, linewidth=0.8, linestyle=":")
         axis.set_xticks([0, 0.5, 1])
         axis.set_xlabel("constant weight  |  learned weights")
         axis.set_ylabel(SCORE)
 
-    return _panels(results.columns, one)
+    return panels(results.columns, one)
 
 
 def constraints(results: Results) -> Figure:
@@ -94,12 +93,12 @@ def constraints(results: Results) -> Figure:
             ]
             ratios = np.array([np.log(np.divide(expert.values, random.values)) for expert, random in pairs])
             steps = pairs[0][0].steps
-            _line(axis, steps, list(ratios.T), i, row, markers=False)
+            line(axis, steps, list(ratios.T), i, row, markers=False)
         axis.set_xlabel("gradient steps")
         axis.set_ylabel("log(constraint loss: expert / random)")
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
 
-    return _panels(results.columns, one)
+    return panels(results.columns, one)
 
 
 def mixing(results: Results) -> Figure:
@@ -107,12 +106,12 @@ def mixing(results: Results) -> Figure:
 
     def one(axis: Axes, column: str) -> None:
         for i, row in enumerate(results.rows):
-            _point(axis, i, _scores(results, row, column), i)
+            point(axis, i, _scores(results, row, column), i)
         axis.set_xticks(range(len(results.rows)), [row.replace(" ", "\n", 1) for row in results.rows])
         axis.margins(x=0.25)
         axis.set_ylabel(SCORE)
 
-    return _panels(results.columns, one, legend=False)
+    return panels(results.columns, one, legend=False)
 
 
 def by_base(results: Results) -> Figure:
@@ -125,11 +124,11 @@ def by_base(results: Results) -> Figure:
             for x, base in enumerate(bases):
                 if results.at(f"{base} · {method}", column) is not None:
                     place, label = x + (i - (len(methods) - 1) / 2) * width, method if x == len(bases) - 1 else None
-                    _point(axis, place, _scores(results, f"{base} · {method}", column), i, label)
+                    point(axis, place, _scores(results, f"{base} · {method}", column), i, label)
         axis.set_xticks(range(len(bases)), bases)
         axis.set_ylabel(SCORE)
 
-    return _panels(results.columns, one)
+    return panels(results.columns, one)
 
 
 def numbers(results: Results) -> Figure:
@@ -142,14 +141,14 @@ def numbers(results: Results) -> Figure:
         axis.axhline(none.value, color=PALETTE[0], linestyle=DASHES[1], linewidth=1.4, label="none")
         axis.axhspan(none.low, none.high, color=PALETTE[0], alpha=0.08, linewidth=0)
         for i, use in enumerate((u for u in results.axes["use"] if u != "none"), 1):
-            _line(axis, some, [_scores(results, f"{use} · {n}", column) for n in some], i, use)
+            line(axis, some, [_scores(results, f"{use} · {n}", column) for n in some], i, use)
         axis.set_xscale("log")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
         axis.set_xlabel("expert tuples")
         axis.set_ylabel(SCORE)
 
-    return _panels(results.columns, one)
+    return panels(results.columns, one)
 
 
 def schedule(results: Results) -> Figure:
@@ -192,12 +191,14 @@ def returns(results: Results) -> Figure:
         seen = [level]
         for method, cell in cells.items():
             steps = [e.step for e in cell.scored[0].evaluations]
-            seen += _course(axis, steps, [[e.mean for e in run.evaluations] for run in cell.scored], method)
+            seen += course(
+                axis, steps, [[e.mean for e in run.evaluations] for run in cell.scored], METHODS.index(method), method
+            )
         axis.axhline(level, color=INK, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1, label="demonstrator")
         axis.set_ylabel("mean return")
         return seen
 
-    return _by_setting(results, "method", one)
+    return by_setting(results, "method", one)
 
 
 def imitation(results: Results) -> Figure:
@@ -207,12 +208,12 @@ def imitation(results: Results) -> Figure:
         seen: list[float] = []
         for method, cell in cells.items():
             found = [gild.course(results, run, gild.IMITATION) for run in cell.scored]
-            seen += _course(axis, found[0].steps, [series.values for series in found], method)
+            seen += course(axis, found[0].steps, [series.values for series in found], METHODS.index(method), method)
         axis.axvline(gild.learns_from(next(iter(cells.values()))), color=FAINT, linestyle=":", linewidth=1.0)
         axis.set_ylabel("cloning loss")
         return seen
 
-    return _by_setting(results, "method", one)
+    return by_setting(results, "method", one)
 
 
 def spread_of_network(results: Results) -> Figure:
@@ -235,7 +236,7 @@ def spread_of_network(results: Results) -> Figure:
         axis.set_ylabel("spread of G")
         return []
 
-    return _by_setting(results, "weight decay", one)
+    return by_setting(results, "weight decay", one)
 
 
 # -- parts -----------------------------------------------------------------------------------------------------
@@ -243,100 +244,3 @@ def spread_of_network(results: Results) -> Figure:
 
 def _scores(results: Results, row: str, column: str) -> NDArray[np.float64]:
     return np.array(list(normalized(results, row, column).values()))
-
-
-def _panels(
-    names: Sequence[str], draw: Callable[[Axes, str], None], legend: bool = True, one_height: bool = False
-) -> Figure:
-    """One panel a name (of a dataset, say), at most three in a row, and one legend below.
-
-    Args:
-        names: titles of the panels.
-        draw: into the panel of a name.
-        legend: whether there is one; it is the first panel's.
-        one_height: whether all panels span the same heights.
-    """
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    with mpl.rc_context(STYLE):
-        width = PANEL[0] * columns if columns > 1 else WIDE[0]
-        figure = Figure(figsize=(width, PANEL[1] * rows + 0.5), layout="constrained", facecolor="white")
-        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=one_height).flat)
-        for axis, name in zip(axes, names, strict=False):
-            draw(axis, name)
-            axis.set_title(name)
-            axis.grid(axis="y", color=GRID, linewidth=0.7)
-            axis.set_axisbelow(True)
-        for axis in axes[len(names) :]:
-            axis.remove()
-        if legend:
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(5 if columns > 1 else 3, len(labels)))
-    return figure
-
-
-def _by_setting(results: Results, over: str, draw: Callable[[Axes, Mapping[str, Cell]], list[float]]) -> Figure:
-    """A panel for every combination of the other axes, of one height where the task is one.
-
-    Args:
-        results: of one of GILD's suites.
-        over: the axis that `draw` is given cells of, by label.
-        draw: returns what the panel must have room for: the band of a few seeds may be far wider, and is cut off.
-    """
-    settings = gild.settings(results, over)
-    one_task = len(results.axes["task"]) == 1
-    seen: list[float] = []
-
-    def one(axis: Axes, name: str) -> None:
-        cells = {label: gild.cell_of(results, settings[name] | {over: label}) for label in results.axes[over]}
-        steps_axis(axis, results.counted)
-        if not one_task:
-            seen.clear()
-        seen.extend(draw(axis, cells))
-        if seen:
-            room = 0.05 * (max(seen) - min(seen)) or 1.0
-            axis.set_ylim(min(seen) - room, max(seen) + room)
-
-    return _panels(list(settings), one, one_height=one_task)
-
-
-def _course(axis: Axes, steps: Sequence[int], courses: Sequence[Sequence[float]], method: str) -> list[float]:
-    """Draws means over seeds of values [seeds, steps] with their intervals, or with few seeds; returns all values."""
-    i = METHODS.index(method)
-    values = np.array(courses)
-    if len(values) >= FEW:
-        _line(axis, steps, list(values.T), i, method, markers=False)
-    else:
-        axis.plot(steps, values.mean(0), color=PALETTE[i], linestyle=DASHES[i], linewidth=1.7, label=method)
-        axis.plot(steps, values.T, color=PALETTE[i], alpha=0.4, linewidth=0.7)
-    return [float(value) for value in values.ravel()]
-
-
-def _line(
-    axis: Axes, x: Sequence[float], scores: Sequence[NDArray[np.float64]], i: int, label: str, markers: bool = True
-) -> None:
-    """Means over seeds with their 95 % intervals as a band."""
-    found = [mean_interval(values) for values in scores]
-    assert None not in found
-    mean, low, high = (np.array([getattr(interval, name) for interval in found]) for name in ("value", "low", "high"))
-    marker = MARKERS[i % len(MARKERS)] if markers else None
-    style = DASHES[i % len(DASHES)]
-    axis.plot(x, mean, color=PALETTE[i], marker=marker, markersize=4, linestyle=style, linewidth=1.7, label=label)
-    axis.fill_between(x, low, high, color=PALETTE[i], alpha=0.12, linewidth=0)
-
-
-def _point(axis: Axes, x: float, scores: NDArray[np.float64], i: int, label: str | None = None) -> None:
-    """The mean over seeds with its 95 % interval, and the seeds beside it."""
-    interval = mean_interval(scores)
-    assert interval is not None
-    axis.plot(np.full(len(scores), x + 0.04), scores, ".", color=FAINT, markersize=5)
-    axis.vlines(x, interval.low, interval.high, color=PALETTE[i], linewidth=1.6)
-    axis.plot(
-        [x],
-        [interval.value],
-        color=PALETTE[i],
-        marker=MARKERS[i % len(MARKERS)],
-        markersize=6,
-        label=label,
-        linestyle="none",
-    )

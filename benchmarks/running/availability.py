@@ -17,8 +17,8 @@ from metarl.config import Experiment
 from metarl.data.sources import DataSource
 from metarl.data.transitions import Card
 from metarl.envs import make_env, spec_of
-from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError, one_line
-from metarl.training.setup import build_learner, environments
+from metarl.errors import ConfigError, DataError, DatasetUnavailable, UserError, nearest, one_line
+from metarl.training.setup import build_learner, environments, of_run
 
 MANY = 20  # cells, from which on checking them takes long enough to be announced
 
@@ -99,8 +99,12 @@ def _fitted(experiment: Experiment, cards: _Cards, suite: Suite) -> Experiment:
         raise
     env = environments(experiment, recorded)[1]
     made = make_env(env)
-    learner = build_learner(experiment, spec_of(made), seed=0)
+    learner = build_learner(experiment, of_run(spec_of(made), experiment, env), seed=0)
     made.close()
+    groups = learner.init().tree
+    for group in experiment.init:
+        if group not in groups:
+            raise ConfigError(f"init.{group}: this learner has no such parameter group.{nearest(group, groups)}")
     fixed = {"train"} if "train" in experiment.data else set()
     lived = {"train"} if experiment.online else set()  # a role that the replay feeds needs no data
     used = fixed | {role.source for role in learner.roles.values()} | set(experiment.watch)

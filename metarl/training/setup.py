@@ -68,12 +68,7 @@ def prepare(
     train = experiment.data.get("train")
     loaded = {} if train is None else {"train": _load(experiment, "train", seed, beside)}
     train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
-    spec = replace(
-        _spec(env, loaded),
-        steps=experiment.gradient_steps,
-        offline=None if experiment.online is None else experiment.offline_steps,
-        time_limit=EnvSpec.from_json(env).max_episode_steps,
-    )
+    spec = of_run(_spec(env, loaded), experiment, env)
     learner = build_learner(experiment, spec, seed)
     if not learner.updates:
         raise ConfigError(
@@ -189,6 +184,16 @@ def _imagined(spec: Spec, seed: int) -> Transitions:
     columns["terminated"].copy_(columns["terminated"] > 1)
     columns["truncated"].zero_()
     return Transitions(rows, layout, torch.arange(257), Card(source="imagined", dataset_id="imagined"))
+
+
+def of_run(spec: Spec, experiment: Experiment, env: str) -> Spec:
+    """What a learner must know of an environment (specified by `env`), with what it must know of the run."""
+    return replace(
+        spec,
+        steps=experiment.gradient_steps,
+        offline=None if experiment.online is None else experiment.offline_steps,
+        time_limit=EnvSpec.from_json(env).max_episode_steps,
+    )
 
 
 def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:

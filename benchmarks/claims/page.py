@@ -26,19 +26,22 @@ HEAD = """# What the papers claim, and what was measured here
 Written by `python -m benchmarks.claims` from the committed results in benchmarks/results; nothing is typed in.
 
 Scores are normalised: 0 is what a random policy returns on average and 100 what the recipe's expert does, or the
-success rate in percent. They average the last 10 evaluations of every seed. Suites that learn online (GILD's) are
-judged by the raw mean return of those evaluations, beside which stand its interquartile mean over seeds (IQM) and the
-demonstrator's return; their steps are of the environment. A claim **held** where what it says is
+success rate in percent. They average the last 10 evaluations of every seed; POR's the second half of them, since one
+of its forms trains no policy before that. Suites that learn online alone (GILD's) are judged by the raw mean return of
+the last 10, beside which stand its interquartile mean over seeds (IQM) and the demonstrator's return; their steps are
+of the environment. Those that go online after learning from data (PEX's) are judged by the normalised score or success
+rate on average over the online steps, and over the last three evaluations. A claim **held** where what it says is
 significant at 5 %, **did not hold** where the opposite is, and is **undecided** where these seeds cannot tell; the rule
 stands below each. Tests are paired t-tests over seeds, since runs of one seed share their draws, initial networks and
 start states; brackets hold 95 % intervals. The papers' own test takes the 10 evaluations of one run for independent
 samples, which [calls far too much significant](statistics.md): its p-values are shown and decide nothing.
 
-What was measured is the small form of each suite, on data made here: low-dimensional tasks and 8,000 gradient steps,
-or, online, ten to twenty thousand environment steps of a sparse task in the plane (and 50,000 of HalfCheetah, in a
-suite of its own). It can show that a mechanism works or does not at this scale; it cannot refute a table that was
-measured on D4RL or on MuJoCo's robots over a million steps. The same suite runs in paper size with `metarl bench NAME`:
-offline for anyone who has D4RL's files, online for anyone who has weeks of a core.
+What was measured is the small form of each suite, or one that has no larger form, on data made here: low-dimensional
+tasks and 8,000 to 20,000 gradient steps, or, online, ten to twenty thousand environment steps of a task of few
+dimensions (and 50,000 of HalfCheetah, in a suite of its own). It can show that a mechanism works or does not at this
+scale; it cannot refute a table that was measured on D4RL or on MuJoCo's robots over a million steps. The same suite
+runs in paper size with `metarl bench NAME`: offline for anyone who has D4RL's files, online for anyone who has weeks of
+a core.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import matplotlib as mpl
@@ -21,22 +22,29 @@ FEW = 5  # seeds, below which each is drawn: intervals would be as wide as the p
 
 
 def panels(
-    names: Sequence[str], draw: Callable[[Axes, str], None], legend: bool = True, one_height: bool = False
+    names: Sequence[str],
+    draw: Callable[[Axes, str], None],
+    legend: bool = True,
+    one_height: bool = False,
+    widths: Sequence[float] = (),
+    legend_of: int = 0,
 ) -> Figure:
     """One panel a name (of a dataset, say), at most three in a row, and one legend below.
 
     Args:
         names: titles of the panels.
         draw: into the panel of a name.
-        legend: whether there is one; it is the first panel's.
+        legend: whether there is one.
         one_height: whether all panels span the same heights.
+        widths: of the panels of a row, as parts of the usual one; all of them 1 by default.
+        legend_of: the panel whose legend it is.
     """
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     with mpl.rc_context(STYLE):
-        width = PANEL[0] * columns if columns > 1 else WIDE[0]
+        width = PANEL[0] * (sum(widths) or columns) if columns > 1 else WIDE[0]
         figure = Figure(figsize=(width, PANEL[1] * rows + 0.5), layout="constrained", facecolor="white")
-        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=one_height).flat)
+        axes = list(figure.subplots(rows, columns, squeeze=False, sharey=one_height, width_ratios=widths or None).flat)
         for axis, name in zip(axes, names, strict=False):
             draw(axis, name)
             axis.set_title(name)
@@ -45,7 +53,7 @@ def panels(
         for axis in axes[len(names) :]:
             axis.remove()
         if legend:
-            handles, labels = axes[0].get_legend_handles_labels()
+            handles, labels = axes[legend_of].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(5 if columns > 1 else 3, len(labels)))
     return figure
 
@@ -118,3 +126,11 @@ def point(axis: Axes, x: float, scores: NDArray[np.float64], i: int, label: str 
         label=label,
         linestyle="none",
     )
+
+
+def points(axis: Axes, scores: Mapping[str, NDArray[np.float64]], width: int = 9) -> None:
+    """`point` for every label, side by side; labels are wrapped at `width` letters."""
+    for i, values in enumerate(scores.values()):
+        point(axis, i, values, i)
+    axis.set_xticks(range(len(scores)), ["\n".join(textwrap.wrap(label, width)) for label in scores])
+    axis.margins(x=0.1)

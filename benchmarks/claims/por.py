@@ -92,7 +92,7 @@ def higher_values(results: Results) -> Verdict:
     """Does V say more of g(s) than of s'?"""
     if (runs := _guides(results)) is None:
         return _not_recorded()
-    rows = [["seed", "mean V(s')", "mean V(g(s))", "V(g(s)) − V(s')", "above 0 in", "g(s) outside of the data"]]
+    rows = [["seed", "mean V(s')", "mean V(g(s))", "their difference", "above 0 in", "g(s) outside of the data"]]
     rows += [
         [
             str(seed),
@@ -105,8 +105,8 @@ def higher_values(results: Results) -> Verdict:
     ]
     found = Difference.of(_gain(runs, "all"), dict.fromkeys(runs, 0.0))
     text = (
-        f"V(g(s)) − V(s'), averaged over states of the data: {found}. Outside is a g(s) that is farther from the data's "
-        "s' than 95 % of these are from one another: of s' themselves it would be 5 %."
+        f"V(g(s)) − V(s'), averaged over states of the data: {found}. Outside is a g(s) that is farther from the "
+        "data's s' than 95 % of these are from one another: of s' themselves it would be 5 %."
     )
     return Verdict(directions([found], 1)[0], text, rows)
 
@@ -204,8 +204,8 @@ def not_worse(results: Results) -> Verdict:
         raw = Difference.of(raw_kept, raw_whole)
         rows.append([task, mean_text(whole), mean_text(kept), d.range, raw.range, outcomes[-1]])
     text = (
-        f"The interval lies above −{MARGIN:.0f} points on {outcomes.count('held')} of {len(outcomes)} tasks, and wholly "
-        f"below on {outcomes.count('did not hold')}."
+        f"The interval lies above −{MARGIN:.0f} points on {outcomes.count('held')} of {len(outcomes)} tasks, and "
+        f"wholly below on {outcomes.count('did not hold')}."
     )
     return Verdict(of_each(outcomes), text, rows)
 
@@ -270,8 +270,8 @@ CLAIMS = (
         "POR",
         "experiment, generalisation",
         "and by more where it leaves the data",
-        "the mean of V(g(s)) − V(s') over the quarter of states whose g(s) lies farthest from the data's s', minus that "
-        f"over the nearest quarter: {_ALONE}",
+        "the mean of V(g(s)) − V(s') over the quarter of states whose g(s) lies farthest from the data's s', minus "
+        f"that over the nearest quarter: {_ALONE}",
         POINTMAZE,
         farther_is_higher,
     ),
@@ -280,7 +280,7 @@ CLAIMS = (
             "POR",
             "experiment, additional data",
             says,
-            f"by the mean score of the second half of the evaluations, {_EACH.format(what='every dataset')}",
+            f"by the mean of the second half of the evaluations, {_EACH.format(what='every dataset')}",
             SUPPLEMENT,
             partial(supplement, "mix", rival, with_table=rival == "main"),
         )
@@ -309,7 +309,7 @@ CLAIMS = (
         "POR",
         "experiment, four rooms",
         "it is not worse than training the execute policy anew, too",
-        f"on both the 95 % interval of the difference in success lies above −{MARGIN:.0f} points; refuted where it lies "
+        f"on both the 95 % interval of the difference in success lies above −{MARGIN:.0f} points; refuted where it is "
         "wholly below on one",
         ROOMS,
         not_worse,

@@ -515,10 +515,11 @@ def by_hand(returns, horizon=20.0, stages=4, window=2, tolerance=0.05):
 
 def test_a_run_acts_learns_and_tells_as_it_should(train):
     """Who acted, from the replay and the trained policies; h, from the returns; both, as they were logged."""
-    folder = train("objective.tolerance=0.3")
+    folder = train("objective.tolerance=0.8")
     rows, found = episodes(folder), metrics(folder)
-    expected = by_hand(rows["reward"].double().sum(1).tolist(), tolerance=0.3)
-    assert len(expected) == 15 and expected[0] == 20 and len(set(expected)) >= 3  # it falls, and is seen to
+    expected = by_hand(rows["reward"].double().sum(1).tolist(), tolerance=0.8)
+    assert len(expected) == 15 and expected[0] == 20 and len(set(expected)) >= 3  # it falls, and is held up
+    assert expected != [max(0, 20 - 5 * (i // 2)) for i in range(15)]
     assert [found[60 + 20 * (i + 1), "online/horizon"] for i in range(15)] == expected
     assert [found[60 + 20 * (i + 1), "online/guided"] for i in range(15)] == [h / 20 for h in expected]
     saved = checkpoints.load_newest(folder / "checkpoint", pytest.fail)
@@ -568,7 +569,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill", KILLS)
-@pytest.mark.parametrize("settings", [("objective.tolerance=0.3",), RANDOM], ids=["curriculum", "random"])
+@pytest.mark.parametrize("settings", [("objective.tolerance=0.8",), RANDOM], ids=["curriculum", "random"])
 def test_killed_anywhere_it_ends_with_the_same_bits(train, whole, settings, kill):
     """log_every, checkpoints and episodes fall apart: rows are told over a checkpoint."""
     settings = (*settings, "log_every=13", "evaluation.every=65", "checkpoint.every=39")
@@ -576,7 +577,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(train, whole, settings, kill
 
 
 def test_recorded_steps_are_killed_to_the_same_bits(train):
-    settings = ("compile=auto", "steps={offline: 210, online: 220}", "objective.tolerance=0.3")
+    settings = ("compile=auto", "steps={offline: 210, online: 220}", "objective.tolerance=0.8")
     assert contents(train(*settings, at=(215, 333), root="killed")) == contents(train(*settings, root="whole"))
 
 

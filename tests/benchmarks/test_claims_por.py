@@ -46,7 +46,8 @@ def made(name, axes, scores, sd=1.0, raw=None, env=None, excluded=()):
         labels = dict(zip(axes, combination, strict=True))
         if labels in excluded:
             continue
-        order = np.random.default_rng(len(cells)).permutation(SEEDS)
+        # Another order in every one of ten cells, so that differences vary.
+        order = np.roll(np.arange(SEEDS), len(cells))[:: 1 if len(cells) % 10 < SEEDS else -1]
         runs = tuple(
             _run(
                 seed,
@@ -328,7 +329,7 @@ def test_pictures_show_every_method_and_task():
     assert [line.get_label() for line in course.lines] == list(METHODS)
     assert course.lines[4].get_ydata()[-1] == pytest.approx(70) and course.lines[4].get_ydata()[3] == pytest.approx(7)
     assert [label.get_text() for label in points.get_xticklabels()][-1] == "POR,\nV-guided"
-    assert {line.get_ydata()[0] for line in points.lines if line.get_marker() == "v"} == {pytest.approx(70)}
+    assert [line.get_ydata()[0] for line in points.lines if line.get_marker() == "v"] == [pytest.approx(70)]
     figure = pictures_por.rooms(four_rooms({"POR": 80.0, por.KEPT: 70.0, "BC": 50.0}))
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert titles == [

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from benchmarks import results as reading
-from benchmarks.claims import gild, gorl, gorl_bases, pictures, por
+from benchmarks.claims import gild, gorl, gorl_bases, pex, pictures, por
 from benchmarks.claims.verdict import Claim, Verdict
 from benchmarks.results import Results
 from benchmarks.running.suite import SHIPPED
@@ -19,7 +19,7 @@ from metarl.training.folder import write_aside
 
 PAPERS = Path(__file__).with_name("papers.yaml")
 RECORDED = Path(__file__).parents[1] / "results"
-CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS, *gild.CLAIMS, *por.CLAIMS)
+CLAIMS = (*gorl.CLAIMS, *gorl_bases.CLAIMS, *gild.CLAIMS, *por.CLAIMS, *pex.CLAIMS)
 ANSWERS = ("suite", "page", "test", "awaits", "unavailable")
 HEAD = """# What the papers claim, and what was measured here
 
@@ -133,7 +133,7 @@ def _scale(results: Results) -> str:
     steps = sorted({cell.steps for cell in results.cells})
     made = {key: sorted({e[key] for e in results.environments if e.get(key)}) for key in ("torch", "commit")}
     what = f"{len(results.rows)} methods, {len(results.columns)} datasets ({', '.join(results.columns)})"
-    if results.counted != "gradient steps":
+    if results.counted != "gradient steps" or "dataset" not in results.axes:
         what = "; ".join(f"{axis}: {', '.join(labels)}" for axis, labels in results.axes.items())
     taken = f"{' and '.join(f'{s:,}' for s in steps)} {results.counted}"
     return (

@@ -116,11 +116,11 @@ def point(axis: Axes, x: float, scores: NDArray[np.float64], i: int, label: str 
     interval = mean_interval(scores)
     assert interval is not None
     axis.plot(np.full(len(scores), x + 0.04), scores, ".", color=FAINT, markersize=5)
-    axis.vlines(x, interval.low, interval.high, color=PALETTE[i], linewidth=1.6)
+    axis.vlines(x, interval.low, interval.high, color=PALETTE[i % len(PALETTE)], linewidth=1.6)
     axis.plot(
         [x],
         [interval.value],
-        color=PALETTE[i],
+        color=PALETTE[i % len(PALETTE)],
         marker=MARKERS[i % len(MARKERS)],
         markersize=6,
         label=label,

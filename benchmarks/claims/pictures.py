@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from benchmarks.claims import gild, pictures_por
+from benchmarks.claims import gild, pictures_pex, pictures_por
 from benchmarks.claims.panels import PANEL, by_setting, course, line, panels, point
 from benchmarks.claims.verdict import by_label, logged, mean, normalized
 from benchmarks.colours import FAINT, INK, PALETTE
@@ -50,6 +50,7 @@ def of(results: Results) -> bytes | None:
         gild.DIVERGENCE: imitation,
         gild.NETWORK: spread_of_network,
         **pictures_por.DRAWN,
+        **pictures_pex.DRAWN,
     }.get(results.name)
     return to_png(draw(results)) if draw else None
 
@@ -63,6 +64,7 @@ def caption(results: Results) -> str:
         gild.DIVERGENCE: CLONING,
         gild.NETWORK: SPREADS,
         **pictures_por.CAPTIONS,
+        **pictures_pex.CAPTIONS,
     }.get(results.name, CAPTION)
 
 

@@ -122,7 +122,12 @@ def farther_is_higher(results: Results) -> Verdict:
         distance, share = (mean([run[part][name] for run in runs.values()]) for name in ("distance", "above"))
         own = Difference.of(gain, dict.fromkeys(gain, 0.0))
         rows.append([part, f"{distance:.3g}", own.range, f"{share:.0%}"])
-    return Verdict(directions([found], 1)[0], f"Farthest minus nearest quarter: {found}.", rows)
+    outside = mean([run["outside"] for run in runs.values()])
+    text = (
+        f"Farthest minus nearest quarter: {found}. Farther is not far: {outside:.1%} of all g(s) lie outside, farther "
+        "from the data's s' than 95 % of these from one another."
+    )
+    return Verdict(directions([found], 1)[0], text, rows)
 
 
 def _guides(results: Results) -> dict[int, Mapping[str, Any]] | None:
@@ -269,7 +274,7 @@ CLAIMS = (
     Claim(
         "POR",
         "experiment, generalisation",
-        "and by more where it leaves the data",
+        "and by more where g(s) lies farther from the data",
         "the mean of V(g(s)) − V(s') over the quarter of states whose g(s) lies farthest from the data's s', minus "
         f"that over the nearest quarter: {_ALONE}",
         POINTMAZE,

@@ -434,7 +434,7 @@ log_every: 20
 evaluation: {every: 60, episodes: 2}
 checkpoint: {every: 40}
 """
-RANDOM = ("objective.schedule=random",)
+RANDOM, FALLING = ("objective.schedule=random",), ("objective.tolerance=0.8",)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -515,7 +515,7 @@ def by_hand(returns, horizon=20.0, stages=4, window=2, tolerance=0.05):
 
 def test_a_run_acts_learns_and_tells_as_it_should(train):
     """Who acted, from the replay and the trained policies; h, from the returns; both, as they were logged."""
-    folder = train("objective.tolerance=0.8")
+    folder = train(*FALLING)
     rows, found = episodes(folder), metrics(folder)
     expected = by_hand(rows["reward"].double().sum(1).tolist(), tolerance=0.8)
     assert len(expected) == 15 and expected[0] == 20 and len(set(expected)) >= 3  # it falls, and is held up
@@ -547,9 +547,10 @@ def test_the_offline_phase_is_that_of_the_algorithm_alone(train):
 
 
 KILLS = {
-    "about the switch": (30, 60, 61),
-    "in the first episode": (75,),
-    "in mid-curriculum": (130, 215, 307),
+    "about the switch": (FALLING, (30, 60, 61)),
+    "in the first episode": (FALLING, (75,)),
+    "in mid-curriculum": (FALLING, (130, 215, 307)),
+    "at random h": (RANDOM, (60, 75, 215)),
 }
 
 
@@ -569,25 +570,24 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kill", KILLS)
-@pytest.mark.parametrize("settings", [("objective.tolerance=0.8",), RANDOM], ids=["curriculum", "random"])
-def test_killed_anywhere_it_ends_with_the_same_bits(train, whole, settings, kill):
+def test_killed_anywhere_it_ends_with_the_same_bits(train, whole, kill):
     """log_every, checkpoints and episodes fall apart: rows are told over a checkpoint."""
-    settings = (*settings, "log_every=13", "evaluation.every=65", "checkpoint.every=39")
-    assert contents(train(*settings, at=KILLS[kill])) == whole(*settings)
+    schedule, at = KILLS[kill]
+    settings = (*schedule, "log_every=13", "evaluation.every=65", "checkpoint.every=39")
+    assert contents(train(*settings, at=at)) == whole(*settings)
 
 
 def test_recorded_steps_are_killed_to_the_same_bits(train):
-    settings = ("compile=auto", "steps={offline: 210, online: 220}", "objective.tolerance=0.8")
-    assert contents(train(*settings, at=(215, 333), root="killed")) == contents(train(*settings, root="whole"))
+    settings = ("compile=auto", "steps={offline: 210, online: 120}", *FALLING)
+    assert contents(train(*settings, at=(215, 275), root="killed")) == contents(train(*settings, root="whole"))
 
 
-def test_more_steps_go_on_where_an_episode_ended_and_not_in_its_middle(train):
-    straight = train(root="a")
-    train("steps.online=200", root="b")
-    assert contents(train(root="b")) == contents(straight)
-    train("steps.online=210", root="c")
+def test_more_steps_go_on_where_an_episode_ended_and_not_in_its_middle(train, whole):
+    train("steps.online=200", root="ended")
+    assert contents(train(root="ended")) == whole()
+    train("steps={offline: 20, online: 30}", root="middle")
     with pytest.raises(ConfigError, match=r"its policy carries a state from step to step, so the run cannot go on"):
-        train(root="c")
+        train("steps={offline: 20, online: 40}", root="middle")
 
 
 def test_a_saved_policy_counts_its_steps(train):

@@ -186,7 +186,7 @@ def test_a_recorded_actor_acts_as_the_learner_does(yaml, algorithm):
     policy = Policy(setup.learner, setup.start.tree, None)
     actor, plain = Actor(policy, eager=False), Actor(policy, eager=True)
     for _ in range(2):
-        (fast, carry), (slow, _) = actor(obs, noise, None), plain(obs, noise, None)
+        (fast, carry, _), (slow, _, _) = actor(obs, noise, None), plain(obs, noise, None)
         assert carry is None and np.allclose(fast, slow, atol=1e-6, rtol=0)
         for leaf in setup.start.tree["actor"].values():  # as training overwrites them
             leaf.mul_(1.5)

@@ -31,8 +31,7 @@ from metarl.data.recipes.pointmaze import Maze
 from metarl.data.transitions import Transitions
 from metarl.envs import four_rooms, navigation
 from metarl.envs.navigation import Wall
-from metarl.errors import CheckpointError, ConfigError
-from metarl.training import checkpoints
+from metarl.errors import ConfigError
 from metarl.training.evaluation import Policy
 from metarl.training.folder import RunFolder
 from metarl.training.offline import load_policy
@@ -51,7 +50,7 @@ GOAL, KEY, WATER, WOOD, WALL = "#2ca02c", "#d98200", "#b5d7ea", "#d9bd97", "#c3c
 
 
 @dataclass(frozen=True)
-class Trained:
+class Acting:
     """A run, as far as it has come.
 
     Attributes:
@@ -61,7 +60,6 @@ class Trained:
         experiment, seed, step: what it is, and the step of its newest checkpoint.
         policy: of that checkpoint.
         env: specification of the environment that it is evaluated in, as JSON.
-        train: its training data, as they are.
     """
 
     path: Path
@@ -72,7 +70,6 @@ class Trained:
     step: int
     policy: Policy
     env: str
-    train: Transitions
 
     @property
     def title(self) -> str:
@@ -88,6 +85,28 @@ class Trained:
         return replace(self.policy, tree=tree)
 
 
+@dataclass(frozen=True)
+class Trained(Acting):
+    """A run and its training data, as they are."""
+
+    train: Transitions
+
+
+def acting(path: Path, beside: Path | None = None) -> Acting:
+    """Reads a run back without its data; arguments as of `read`.
+
+    Raises:
+        ConfigError: there is no run.
+        CheckpointError: it has no checkpoint.
+    """
+    folder = RunFolder(path)
+    experiment = folder.experiment(beside)
+    policy, env, step = load_policy(path, lambda text: print(text, file=sys.stderr), beside)
+    labels = _labels(path.resolve())
+    name = " · ".join(labels.values()) or experiment.name
+    return Acting(path, name, labels, experiment, folder.seed, step, policy, env)
+
+
 def read(path: Path, beside: Path | None = None) -> Trained:
     """Reads a run back.
 
@@ -100,17 +119,12 @@ def read(path: Path, beside: Path | None = None) -> Trained:
         CheckpointError: it has no checkpoint.
         DataError: its data are not there.
     """
-    folder = RunFolder(path)
-    experiment = folder.experiment(beside)
+    experiment = RunFolder(path).experiment(beside)
     if "train" not in experiment.data:
         raise ConfigError(f"{path} has no data.train to be looked at beside the policy; choose a run with offline data")
-    policy, env, step = load_policy(path, lambda text: print(text, file=sys.stderr), beside)
-    if checkpoints.load_newest(folder.checkpoints, lambda text: None) is None:
-        raise CheckpointError(f"{path} has no checkpoint any more")
-    train = data.load(experiment.data["train"], generator(folder.seed, "data", "train"), "train", folder=beside)
-    labels = _labels(path.resolve())
-    name = " · ".join(labels.values()) or experiment.name
-    return Trained(path, name, labels, experiment, folder.seed, step, policy, env, train)
+    run = acting(path, beside)
+    train = data.load(experiment.data["train"], generator(run.seed, "data", "train"), "train", folder=beside)
+    return Trained(**vars(run), train=train)
 
 
 def _labels(path: Path) -> dict[str, str]:

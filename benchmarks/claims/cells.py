@@ -99,12 +99,11 @@ def ahead(
     rows = [["setting", ours, "its IQM", "against", "its mean", "its IQM", "difference", "p (Holm)"]]
     for (name, _, rival), (x, y), d, p in zip(pairs, scores, found, holm([d.test.p for d in found]), strict=True):
         rows.append([name, mean_text(x), iqm_text(x), rival, mean_text(y), iqm_text(y), d.range, f"{p:.2g}"])
-    if set(chosen) == {""}:  # a suite of one axis has no other settings
-        rows = [row[1:] for row in rows]
     outcomes = directions(found, 1)
     below = [f"{name} ({rival})" for (name, _, rival), o in zip(pairs, outcomes, strict=True) if o == "did not hold"]
     if len(found) == 1:
-        return Verdict(outcomes[0], f"{ours} minus {rivals[0]}: {found[0]}.", rows)
+        # Of a suite of one axis there is no setting to tell.
+        return Verdict(outcomes[0], f"{ours} minus {rivals[0]}: {found[0]}.", rows if next(iter(chosen)) else ())
     text = (
         f"{ours} is significantly above on {outcomes.count('held')} of {len(found)} comparisons and below on "
         f"{len(below)}{': ' + ', '.join(below) if below else ''}."

@@ -39,8 +39,8 @@ samples, which [calls far too much significant](statistics.md): its p-values are
 What was measured is the small form of each suite, or one that has no larger form, on data made here: low-dimensional
 tasks and 8,000 to 20,000 gradient steps, or, online, ten to twenty thousand environment steps of a task of few
 dimensions (and 50,000 of HalfCheetah, in a suite of its own). It can show that a mechanism works or does not at this
-scale; it cannot refute a table that was measured on D4RL or on MuJoCo's robots over a million steps. The same suite
-runs in paper size with `metarl bench NAME`: offline for anyone who has D4RL's files, online for anyone who has weeks of
+scale; it cannot refute a table that was measured on D4RL or on MuJoCo's robots over a million steps. The other suites
+run in paper size with `metarl bench NAME`: offline for anyone who has D4RL's files, online for anyone who has weeks of
 a core.
 """
 
@@ -134,13 +134,18 @@ def _scale(results: Results) -> str:
     made = {key: sorted({e[key] for e in results.environments if e.get(key)}) for key in ("torch", "commit")}
     what = f"{len(results.rows)} methods, {len(results.columns)} datasets ({', '.join(results.columns)})"
     if results.counted != "gradient steps" or "dataset" not in results.axes:
-        what = "; ".join(f"{axis}: {', '.join(labels)}" for axis, labels in results.axes.items())
+        what = "; ".join(f"{axis}: {', '.join(map(_quoted, labels))}" for axis, labels in results.axes.items())
     taken = f"{' and '.join(f'{s:,}' for s in steps)} {results.counted}"
     return (
         f"{results.finished} runs: {what}, {seeds} seeds each, {taken}; "
         f"torch {', '.join(made['torch'])}, commit {', '.join(c[:10] for c in made['commit']) or 'unknown'}. Again: "
         f"`{_command(results.name)}`."
     )
+
+
+def _quoted(label: str) -> str:
+    """In quotes where a comma would take it for two."""
+    return f'"{label}"' if "," in label else label
 
 
 def _command(name: str) -> str:

@@ -62,13 +62,15 @@ def cosine_decay(
     return _decaying("cosine_decay", lambda x: (1 + torch.cos(math.pi * x)) / 2, optimizer, steps, warmup, final, after)
 
 
-def linear_decay(optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0) -> Optimizer:
+def linear_decay(
+    optimizer: GradientTransformation, steps: int, warmup: int = 0, final: float = 0.0, after: float | None = None
+) -> Optimizer:
     """`optimizer` with its steps scaled linearly from 1 to `final` over `steps`, after a linear rise over `warmup`.
 
     The factor of step t = 1, 2, ... is `t / warmup` up to `warmup`; then `1 - (1 - final) x` with
-    `x = (t - 1 - warmup) / (steps - warmup)`, at most 1.
+    `x = (t - 1 - warmup) / (steps - warmup)`, at most 1. Once the `steps` are over it stays `final`, or is `after`.
     """
-    return _decaying("linear_decay", lambda x: 1 - x, optimizer, steps, warmup, final)
+    return _decaying("linear_decay", lambda x: 1 - x, optimizer, steps, warmup, final, after)
 
 
 def _decaying(
@@ -78,7 +80,7 @@ def _decaying(
     steps: int,
     warmup: int,
     final: float,
-    after: float | None = None,
+    after: float | None,
 ) -> Optimizer:
     if not 0 <= warmup < steps:
         raise ValueError(f"{name}: warmup must lie in 0..steps - 1 ({steps - 1}), not {warmup}")
@@ -108,7 +110,7 @@ def _decaying(
         own(params, grads, state.inner, mine if factor is None else mine * factor)
         state.count.add_(1)
 
-    settings = {"steps": steps, "warmup": warmup, "final": final, **({} if after is None else {"after": after})}
+    settings = {"steps": steps, "warmup": warmup, "final": final, "after": after}
     return _wrapper(name, optimizer, settings, init, update, None if own is None else overwrite)
 
 

@@ -438,6 +438,7 @@ PUBLISHED = {
         "initialization": "default",
         "normalize": True,
     },
+    "pex": {"expectile": 0.9, "beta": 10.0, "order": "corl", "initialization": "default"},
 }
 
 

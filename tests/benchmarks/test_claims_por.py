@@ -122,7 +122,7 @@ def test_the_table_of_pointmaze_by_hand():
     assert [row[0] for row in verdict.table[1:]] == list(METHODS)
     assert verdict.table[1][:3] == ["BC", "50.0", "48.0 to 52.0"] and verdict.table[1][4] == "100.0"
     assert verdict.table[1][5].startswith("+20.0 (") and verdict.table[5][5:] == ["", ""]
-    assert "POR's success rate is 70.0 %" in verdict.measured
+    assert "POR succeeds in 70.0 % of the episodes, BC in 50.0 %: +20.0 (" in verdict.measured
     assert not por.above("IQL", results).table
 
 
@@ -267,11 +267,13 @@ def test_as_good_as_training_the_execute_policy_anew(kept, outcome):
 def test_wet_steps_are_judged_by_the_return():
     raw = {"POR": 1.0, por.KEPT: -3.0, "BC": 0.5}
     found = verdicts(four_rooms({"POR": 80.0, por.KEPT: 80.0, "BC": 50.0}, raw))
-    assert found["a new guide with A's execute policy solves the new tasks better than cloning them"].outcome == "held"
-    assert found["and by its raw return, which counts the steps in the river"].outcome == "did not hold"
+    assert found["a new guide with A's execute policy solves new tasks more often than cloning"].outcome == "held"
+    assert (
+        found["a new guide with A's execute policy returns more than cloning, steps in the river counted"].outcome
+        == "did not hold"
+    )
     assert "−3.00" in [
-        row[4]
-        for row in found["a new guide with A's execute policy solves the new tasks better than cloning them"].table
+        row[4] for row in found["a new guide with A's execute policy solves new tasks more often than cloning"].table
     ]
 
 
@@ -354,10 +356,8 @@ def test_the_page_from_recorded_files(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RECORDED", folder)
     monkeypatch.setattr(page, "CLAIMS", por.CLAIMS)
     text = page.write(tmp_path).read_text()
-    rooms = (
-        "| POR | experiment, four rooms | a new guide with A's execute policy solves the new tasks better than cloning"
-    )
-    assert f"{rooms} them | **held** |" in text
+    rooms = "| POR | experiment, four rooms | a new guide with A's execute policy solves new tasks more often"
+    assert f"{rooms} than cloning | **held** |" in text
     assert "| POR does better than IQL on pieces of PointMaze's ways | **held** |" in text
     assert "V(g(s)) is above V(s') | **not measured** |" in text
     assert "metarl bench por_supplement --small" in text and "`metarl bench por_pointmaze`" in text

@@ -24,7 +24,7 @@ PAGES = {name: page for name, page in EVERY.items() if page[0].parent != DOCS}  
 REMEDY = "`python -m metarl.pages docs` writes it again"
 BASES = ("td3_bc", "sac_bc", "cql", "iql")
 
-SHORT = ("steps=40", "evaluation.every=20", "evaluation.episodes=1", "log_every=2", "compile=off", "device=cpu")
+SHORT = ("evaluation.every=20", "evaluation.episodes=1", "log_every=2", "compile=off", "device=cpu")
 SHAPE = ("algorithm.hidden=[8,8]", "algorithm.batch_size=16")
 OWN_SHAPE = ("objective.hidden=[8,8]", "objective.execute_hidden=[8,8]", "objective.batch_size=16")
 # What a page speaks of under the condition that it names: "if learned", "with `lagrange`", "with `watch: [guide]`".
@@ -70,7 +70,9 @@ def experiment(name: str, folder: Path, *overrides: str) -> config.Experiment:
     file.write_text(blocks[0])
     whole = config.load(file)
     sizes = [f"data.{source}.size=600" for source in whole.data]
-    sizes += ["online.random_steps=4"] if whole.online else []
+    sizes += ["online.random_steps=4", "online.learn_from=4"] if whole.online else []
+    both = whole.online is not None and 0 < whole.offline_steps < whole.steps
+    sizes += ["steps.offline=20", "steps.online=20"] if both else ["steps=40"]
     shape = OWN_SHAPE if type(whole.algorithm) is Nothing else SHAPE
     return config.load(file, [*SHORT, *shape, *sizes, *overrides])
 
@@ -133,7 +135,14 @@ def test_the_page_loads_unchanged_and_names_its_component(name, tmp_path):
 def test_links_lead_somewhere(name):
     path, _ = EVERY[name]
     for link in re.findall(r"\]\(([^)]+)\)", text(name)):
-        assert link.startswith("https://") or (path.parent / link).is_file(), link
+        if link.startswith("https://"):
+            continue
+        file, _, anchor = link.partition("#")
+        target = path.parent / file if file else path
+        assert target.is_file(), link
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}, link
 
 
 def readings() -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
     L(pi) = combine(terms, degree)
 
 Degree 1 is the base algorithm, bitwise; GORL's Table IV compares such constants with its learned weights. On CQL the
-degree weighs the improvement; on IQL it is a factor of the whole loss, which Adam divides out.
+degree weighs the improvement; on IQL and AWAC it is a factor of the whole loss, which Adam divides out.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -109,8 +108,8 @@ def find(path: Path, beside: Path | None = None, states: int = STATES) -> Found:
     """
     experiment = RunFolder(path).experiment(beside)
     if not any(isinstance(objective, PEX) for objective in experiment.objectives):
-        names = ", ".join(type(objective).__name__ for objective in experiment.objectives) or "none"
-        raise ConfigError(f"{path} has no set of policies to choose from (objectives: {names}); choose a run of pex")
+        others = ", ".join(type(objective).__name__ for objective in experiment.objectives) or "none"
+        raise ConfigError(f"{path} has no set of policies to choose from (objectives: {others}); choose a run of pex")
     run = acting(path, beside)
     early, late, lived = _states(run, states)
     recorded = read_run(path)
@@ -125,7 +124,7 @@ def find(path: Path, beside: Path | None = None, states: int = STATES) -> Found:
     policy = run.precise()
     success = any(one.success is not None for one in recorded.evaluations)
     evaluated = [
-        (one.step, float(one.success or 0.0) if success else one.mean_return)
+        (one.step, float(one.success or 0.0) if success else one.mean)
         for one in recorded.evaluations
         if one.step <= run.step
     ]
@@ -203,8 +202,9 @@ def summary(found: Found) -> str:
     return (
         f"The offline policy gave {numbers['first']:.0%} of the actions in the first fifth of the online steps and "
         f"{numbers['last']:.0%} in the last. By the newest critic, the {owner} is {numbers['early']:.2f} on average "
-        f"over states of the first third and {numbers['late']:.2f} over those of the last. Its standard deviation over "
-        f"all these states is {numbers['std']:.2f}: 0 if the state made no difference, at most 0.50."
+        f"over states of the first third and {numbers['late']:.2f} over those of the last "
+        f"({1 - 1 / found.policies:.2f} if all actions had the same value). Its standard deviation over all these "
+        f"states is {numbers['std']:.2f} (0 if the state made no difference, at most 0.5)."
     )
 
 
@@ -235,14 +235,13 @@ def plane(found: Found) -> Plane:
     world = world_of(found.run.env)
     both = (found.early, found.late)
     if world is not None:
-        note = {
+        unseen = {
             "maze": "Velocity and goal, which belong to the state too, are not seen.",
             "navigation": "The goal, which belongs to the state too, is not seen.",
-            "rooms": "" if len(world.stages) > 1 else "Having the key, which belongs to the state too, is not seen.",
+            "rooms": "",
         }
-        note["rooms"] = note["rooms"] if world.task == "key" else ""
         early, late = (world.places(x) for x in both)
-        return Plane(world, early, late, *world.axes, note[world.kind])
+        return Plane(world, early, late, *world.axes, unseen[world.kind])
     if str(EnvSpec.from_json(found.run.env).entry_point).endswith(PENDULUM):
         early, late = (np.stack((np.arctan2(x[:, 1], x[:, 0]), x[:, 2]), 1) for x in both)
         return Plane(None, early, late, "angle [rad]; 0: upright", "angular velocity [rad/s]", "")
@@ -272,15 +271,17 @@ def drawn(found: Sequence[Found]) -> tuple[Figure, list[str]]:
     ]
     ends = textwrap.wrap(
         "Left: every online action came from one policy of the set, drawn by the values that the critic of that time "
-        "gave to their proposals. Right: each dot is a state that the run met online; its colour is the weight that "
-        "the newest critic gives there to all policies but the offline one, softmax of κ min Q over what each would do "
+        "gave to their proposals; the offline policy is frozen at the switch. Right: each dot is a state that the run "
+        "met online; its colour is the weight that the newest critic gives there to all policies but the offline one, "
+        "softmax of κ min Q over what each would do "
         "(its mode).",
-        int(width * 14.2),
+        int(width * 15.2),
     )
     stages = [1 if place.world is None else len(place.world.stages) for place in planes]
     tall = [3.95 if n == 1 else 3.5 * n for n in stages]
-    low = [0.17 * len(text) + 0.22 for text in lines]
-    last = 0.17 * len(ends) + 0.15
+    low = [0.17 * len(text) + 0.2 for text in lines]
+    low[-1] -= 0.1
+    last = 0.16 * len(ends) + 0.1
     heights = [height for pair in zip(tall, low, strict=True) for height in pair] + [last]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, sum(heights)), layout="constrained")
@@ -311,7 +312,7 @@ def _course(part: Any, found: Found) -> None:
     means = np.stack([found.shares[rows].mean(0) for rows in parts])
     tops = np.concatenate((np.zeros((len(parts), 1)), means.cumsum(1)), 1)
     for i, colour in enumerate(colours(found.policies)):
-        name = "offline policy, frozen" if i == 0 else "newer policy" if found.policies == 2 else f"newer policy {i}"
+        name = "offline policy" if i == 0 else "newer policy" if found.policies == 2 else f"newer {i}"
         upper.stairs(
             tops[:, i + 1], edges, baseline=tops[:, i], fill=True, color=colour, alpha=0.85, linewidth=0, label=name
         )
@@ -328,18 +329,19 @@ def _course(part: Any, found: Found) -> None:
         handlelength=1,
         handletextpad=0.5,
         columnspacing=1.2,
-    )
+    ).set_in_layout(False)
     if found.evaluated:
         steps, values = zip(*found.evaluated, strict=True)
         lower.plot(steps, values, color=INK, marker="o", markersize=3, linewidth=1.4)
-    lower.set_title(f"{found.measured.capitalize()} of the evaluations")
+    title = f"{found.measured.capitalize()} of the evaluations"
+    lower.set_title(f"{title} (dashed: the switch)" if found.switch else title)
     lower.set_ylabel(found.measured)
     if found.measured == "success":
         lower.set_ylim(-0.04, 1.04)
         lower.yaxis.set_major_locator(MultipleLocator(0.5))
         lower.yaxis.set_major_formatter(PercentFormatter(1.0))
-    counted = "steps: gradient steps on data, then environment steps" if found.switch else "environment steps"
-    steps_axis(lower, counted)
+    counted = f"steps (to {compact(found.switch)} on data, then in the environment)"
+    steps_axis(lower, counted if found.switch else "environment steps")
     right = max(found.run.step, int(found.steps[-1]))
     lower.set_xlim(-0.01 * right, 1.01 * right)
     if not found.switch:
@@ -348,17 +350,7 @@ def _course(part: Any, found: Found) -> None:
         axis.axvline(found.switch, color=INK, linewidth=1.1, linestyle=(0, (4, 2)), zorder=3)
         axis.axvspan(-0.01 * right, found.switch, color=GRID, alpha=0.55, linewidth=0, zorder=0)
     if found.switch > 0.18 * right:
-        upper.text(found.switch / 2, 0.5, "on data:\nnobody acts", ha="center", va="center", fontsize=8.5)
-    near = found.switch < 0.6 * right
-    lower.annotate(
-        f"switch at {compact(found.switch)}",
-        (found.switch, 0),
-        (4 if near else -4, 4),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="left" if near else "right",
-        fontsize=8.5,
-    )
+        upper.text(found.switch / 2, 0.5, "learns from data,\nno actions yet", ha="center", va="center", fontsize=8.5)
 
 
 def _places(part: Any, found: Found, place: Plane) -> None:
@@ -381,7 +373,7 @@ def _places(part: Any, found: Found, place: Plane) -> None:
             if place.world is not None:
                 place.world.draw(axis)
             axis.scatter(*at[shown].T, c=weight[shown], cmap=CMAP, norm=norm, s=7, linewidths=0, alpha=0.9, zorder=2)
-            span_text = f"steps {compact(span[0])} to {compact(span[1])}"
+            span_text = f"steps {plain(span[0])} to {plain(span[1])}"
             axis.set_title(f"States met online, {name}\n", fontsize=10)
             axis.annotate(
                 f"{span_text}, {label}" if label else span_text,

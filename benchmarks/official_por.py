@@ -21,28 +21,23 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
 from algorithms.none import Nothing
 from benchmarks.official import page
+from benchmarks.official.command import SAME, Command, apart, asked, by_our_names, copy, record, sizes
 from benchmarks.official.comparison import OFFICIAL, OURS, Job, run
 from benchmarks.official.published import Published
 from metarl import Spec, adam, config
-from metarl.bilevel import Params
 from metarl.data.transitions import Transitions
 from metarl.envs import make_env, registered
-from metarl.errors import UserError
 from metarl.process import settle
-from metarl.provenance import environment
 from metarl.training.evaluation import EpisodeReturns, Evaluator
-from metarl.training.folder import RunFolder, write_aside, write_json
+from metarl.training.folder import RunFolder
 from metarl.training.offline import train
 from metarl.training.progress import Reporter, Style, reporter
 from metarl.training.setup import Setup, prepare
 from objectives.por import POR
 
-RESULTS = Path(__file__).parent / "results" / "official_por.json"
-PAGE = Path(__file__).parents[1] / "docs" / "official.md"
 PUBLISHED = Published(
     "--por",
     "ryanxhr/POR",
@@ -61,8 +56,6 @@ NOTES = """Smaller and shorter than the authors' runs, on either side: theirs ar
     trained in the same run, by their `pretrain`; they would load one. Actions are cut at their bounds by the evaluator,
     and start states are the same on both sides."""
 LAYERS = 2
-SIZES = {name: page.WORDS[name] for name in ("pretrain_steps", "train_steps", "hidden_dim", "execute_dim", "episodes")}
-SAME = 1e-10  # relative, of the first updates in float64
 Form = Literal["por_r", "por_q"]
 FORMS: Mapping[Form, str] = {"por_r": "residual", "por_q": "v_guided"}
 
@@ -260,10 +253,8 @@ def first_updates(code: Mapping[str, Any], form: Form, updates: int = 5) -> floa
         **({"behaviour_guide": por.b_goal_policy} if first else {}),
     }
     assert set(theirs) == set(state.tree)
-    with torch.no_grad():
-        for group, module in theirs.items():
-            for name, p in _by_our_names(module).items():
-                p.copy_(state.tree[group][name])
+    for group, module in theirs.items():
+        copy(state.tree[group], by_our_names(module))
     step = por.por_residual_update if form == "por_r" else por.por_qlearning_update
     worst = 0.0
     for i in range(1, cell.steps + 1):
@@ -281,22 +272,8 @@ def first_updates(code: Mapping[str, Any], form: Form, updates: int = 5) -> floa
             rewards=batch["reward"],
             terminals=batch["terminated"],
         )
-        for group, module in theirs.items():
-            for name, p in _by_our_names(module).items():
-                gap = (state.tree[group][name] - p.detach()).abs().max()
-                worst = max(worst, float(gap / p.detach().abs().max().clamp(min=1e-3)))
+        worst = max(worst, *(apart(state.tree[group], by_our_names(module)) for group, module in theirs.items()))
     return worst
-
-
-def _by_our_names(module: torch.nn.Module) -> Params:
-    """Their parameters by our names, and matrices as ours: [in, out]."""
-    found: Params = {}
-    for net, sequential in module.named_children():
-        for kind, letters in ((torch.nn.Linear, "layers"), (torch.nn.LayerNorm, "norms")):
-            for i, layer in enumerate(one for one in sequential.children() if isinstance(one, kind)):
-                for name, p in layer.named_parameters():
-                    found[f"{net}.{letters}.{i}.{name}"] = p.T if p.dim() == 2 else p
-    return found | dict(module.named_parameters(recurse=False))
 
 
 # -- the command -----------------------------------------------------------------------------------------------
@@ -344,73 +321,39 @@ def measured(checkout: Path, cells: Sequence[Cell], seeds: int, out: Path, style
         found = {str(r["plan"]["seed"]): EpisodeReturns.from_dict(r["evaluation"]).figures()[cell.figure] for r in mine}
         return {"scores": found, "seconds": [r["seconds"] for r in mine]}
 
-    return {
-        "algorithm": "POR",
-        "command": "python -m benchmarks.official_por --por CHECKOUT",
-        "repository": PUBLISHED.repository,
-        "commit": PUBLISHED.commit,
-        "files": list(map(str, PUBLISHED.files)),
-        "sha256": PUBLISHED.sha256,
-        "shims": [asdict(shim) for shim in PUBLISHED.shims],
-        "stand_ins": STAND_INS,
-        "first_updates": {"updates": 5, "bound": SAME, "largest": same},
-        "cells": [{**asdict(c), "sides": {side: of(c, side) for side in (OFFICIAL, OURS)}} for c in cells],
-        "notes": " ".join(NOTES.split()),
-        "environment": environment(),
-    }
+    return record(
+        "por",
+        PUBLISHED,
+        stand_ins=STAND_INS,
+        first_updates={"updates": 5, "bound": SAME, "largest": same},
+        cells=[{**asdict(c), "sides": {side: of(c, side) for side in (OFFICIAL, OURS)}} for c in cells],
+        notes=" ".join(NOTES.split()),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 2 for a mistake of the user's."""
-    options = _parser().parse_args(arguments)
-    settle()
-    console = Console()
-    try:
-        if not options.write_only:
-            if options.por is None:
-                raise UserError("name a checkout of github.com/ryanxhr/POR with --por, or give --write-only")
-            if options.seeds < 2:
-                raise UserError(f"--seeds {options.seeds}: an interval over seeds needs two or more")
-            cells = [_sized(cell, options) for cell in CELLS]
-            found = measured(options.por, cells, options.seeds, options.out, options.progress)
-            write_json(options.results, found)
-        if not options.results.is_file():
-            raise UserError(f"there is no {options.results} to write the page from; give --por first")
-        records = [json.loads(options.results.read_text())]
-        write_aside(options.page, page.page(records))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for record in records:
-        console.print(page.table(record).shown(), highlight=False)
-    console.print(f"\n{page.RULE}.\nWritten: {options.page}", highlight=False, soft_wrap=True)
-    return 0
+    return COMMAND.main(arguments)
 
 
-def _sized(cell: Cell, options: argparse.Namespace) -> Cell:
+def _measured(options: argparse.Namespace) -> dict[str, Any]:
+    cells = [_sized(cell, asked(COMMAND.sizes, options)) for cell in CELLS]
+    return measured(options.checkout, cells, options.seeds, options.out, options.progress)
+
+
+def _sized(cell: Cell, sizes: Mapping[str, Any]) -> Cell:
     """The cell with the sizes that were asked for."""
-    asked = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
-    if cell.type == "por_r":
-        asked.pop("pretrain_steps", None)
-    return replace(cell, **asked)
+    return replace(cell, **{**sizes, "pretrain_steps": 0} if cell.type == "por_r" else sizes)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.official_por", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--por", type=Path, help="a checkout of github.com/ryanxhr/POR")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
-    for name, words in SIZES.items():
-        told = " and ".join(dict.fromkeys(f"{getattr(cell, name):,}" for cell in CELLS))
-        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=f"{words} ({told})")
-    parser.add_argument("--out", type=Path, default=Path("runs/official_por"), help="where finished runs are kept")
-    parser.add_argument("--write-only", action="store_true", help="write the page from what was measured before")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="the JSON file")
-    parser.add_argument("--page", type=Path, default=PAGE, help="the page")
-    parser.add_argument("--progress", choices=("auto", "bar", "lines", "none"), default="auto")
-    return parser
-
+COMMAND = Command(
+    "por",
+    (__doc__ or "").splitlines()[0],
+    PUBLISHED,
+    sizes(page.METHODS["POR"].words, CELLS, "pretrain_steps", "train_steps", "hidden_dim", "execute_dim", "episodes"),
+    _measured,
+)
+RESULTS = COMMAND.results
 
 if __name__ == "__main__":
     sys.exit(main())

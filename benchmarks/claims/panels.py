@@ -54,7 +54,10 @@ def panels(
             axis.remove()
         if legend:
             handles, labels = axes[legend_of].get_legend_handles_labels()
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(5 if columns > 1 else 3, len(labels)))
+            most = 5 if columns > 1 else 3
+            lines = -(-len(labels) // most) if columns > 1 else 1
+            per_row = min(most, -(-len(labels) // lines))  # lines of about one length
+            figure.legend(handles, labels, loc="outside lower center", ncols=per_row)
     return figure
 
 
@@ -68,7 +71,7 @@ def by_setting(results: Results, over: str, draw: Callable[[Axes, Mapping[str, C
     """
     under = settings(results, over)
     excluded = [dict(one.labels) for one in results.excluded]
-    one_task = len(results.axes.get("task", ())) <= 1
+    one_task = all(len(results.axes.get(axis, ())) <= 1 for axis in ("task", "dataset"))
     seen: list[float] = []
 
     def one(axis: Axes, name: str) -> None:
@@ -128,9 +131,17 @@ def point(axis: Axes, x: float, scores: NDArray[np.float64], i: int, label: str 
     )
 
 
-def points(axis: Axes, scores: Mapping[str, NDArray[np.float64]], width: int = 9) -> None:
-    """`point` for every label, side by side; labels are wrapped at `width` letters."""
-    for i, values in enumerate(scores.values()):
-        point(axis, i, values, i)
+def points(axis: Axes, scores: Mapping[str, NDArray[np.float64]], among: Sequence[str] = (), width: int = 9) -> None:
+    """`point` for every label, side by side.
+
+    Args:
+        axis: drawn into.
+        scores: of the seeds, by label.
+        among: all labels, in the order of their looks; by default those of `scores`.
+        width: letters after which a label is wrapped.
+    """
+    looks = list(among or scores)
+    for x, (label, values) in enumerate(scores.items()):
+        point(axis, x, values, looks.index(label))
     axis.set_xticks(range(len(scores)), ["\n".join(textwrap.wrap(label, width)) for label in scores])
     axis.margins(x=0.1)

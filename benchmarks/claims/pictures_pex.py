@@ -30,7 +30,8 @@ def strategies(results: Results) -> Figure:
 
     def one(axis: Axes, cells: Mapping[str, Cell]) -> list[float]:
         seen: list[float] = []
-        for i, (strategy, cell) in enumerate(cells.items()):
+        for strategy, cell in cells.items():
+            i = results.axes["strategy"].index(strategy)
             curves = [pex.curve(run) for run in cell.scored]
             steps = [step for step, _ in curves[0]]
             seen += course(axis, steps, [[value for _, value in curve] for curve in curves], i, strategy)
@@ -44,12 +45,12 @@ def strategies(results: Results) -> Figure:
 
 def options(results: Results) -> Figure:
     """The area under the online curve by task and option."""
-    axes = [axis for axis in results.axes if axis != "task"]
+    tasks, *axes = results.axes
     kept = [labels for labels in product(*(results.axes[axis] for axis in axes)) if pex.OFFLINE not in labels]
 
     def one(axis: Axes, task: str) -> None:
         cells = {
-            " · ".join(labels): cell_of(results, {"task": task, **dict(zip(axes, labels, strict=True))})
+            " · ".join(labels): cell_of(results, {tasks: task, **dict(zip(axes, labels, strict=True))})
             for labels in kept
         }
         scores = {
@@ -62,7 +63,7 @@ def options(results: Results) -> Figure:
         axis.set_xlabel(" · ".join(axes))
         axis.set_ylabel(_unit(next(iter(cells.values()))))
 
-    return panels(results.axes["task"], one, legend=False, widths=(1.4,) * len(results.axes["task"]))
+    return panels(results.axes[tasks], one, legend=False, widths=(1.4,) * len(results.axes[tasks]))
 
 
 def _unit(cell: Cell) -> str:

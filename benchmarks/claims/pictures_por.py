@@ -27,7 +27,7 @@ def pointmaze(results: Results) -> Figure:
 
     def one(axis: Axes, name: str) -> None:
         if name == "in the course of training":
-            _courses(axis, cells)
+            _courses(results, axis, cells)
         else:
             points(axis, _worth(results, cells, por.late))
         axis.set_ylabel(SUCCESS)
@@ -46,10 +46,10 @@ def rooms(results: Results) -> Figure:
     def one(axis: Axes, name: str) -> None:
         task, what = next((t, w) for t, w in names if _title(t, w) == name)
         if what == SUCCESS:
-            _courses(axis, by_task[task])
+            _courses(results, axis, by_task[task])
             axis.set_ylim(*HEIGHT)
         else:
-            points(axis, _worth(results, by_task[task], por.late_return))
+            points(axis, _worth(results, by_task[task], por.late_return), results.axes["method"])
         axis.set_ylabel(what)
 
     return panels([_title(*name) for name in names], one, legend_of=-1 - len(by_task))
@@ -72,9 +72,10 @@ def _title(task: str, what: str) -> str:
     return task if what == SUCCESS else f"{task}: {what}"
 
 
-def _courses(axis: Axes, cells: Mapping[str, Cell]) -> None:
+def _courses(results: Results, axis: Axes, cells: Mapping[str, Cell]) -> None:
     steps_axis(axis)
-    for i, (method, cell) in enumerate(cells.items()):
+    for method, cell in cells.items():
+        i = results.axes["method"].index(method)
         rates = [[100 * (e.success or 0.0) for e in run.evaluations] for run in cell.scored]
         course(axis, [e.step for e in cell.scored[0].evaluations], rates, i, method)
 

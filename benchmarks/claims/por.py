@@ -314,8 +314,8 @@ CLAIMS = (
         "POR",
         "experiment, four rooms",
         "a new guide with A's execute policy is not worse than training both anew",
-        f"on both tasks the 95 % interval of the difference in success lies above −{MARGIN:.0f} points; refuted where it is "
-        "wholly below on one",
+        f"on both tasks the 95 % interval of the difference in success lies above −{MARGIN:.0f} points; refuted where "
+        "it is wholly below on one",
         ROOMS,
         not_worse,
     ),

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.statistics import Interval, difference, mean_interval
 from metarl.errors import UserError
-from metarl.training.evaluation import EpisodeReturns
 from metarl.training.folder import write_json
 
 OFFICIAL, OURS = "official", "ours"
@@ -20,6 +19,14 @@ RULE = (
     "Overlap is yes where the 95 % intervals of the two means share a point and the 95 % interval of the difference "
     "holds 0"
 )
+
+
+class Result(Protocol):
+    """What a run gives, such as the episodes of an evaluation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class Job:
     seed: int
     updates: int
     plan: Mapping[str, Any]
-    go: Callable[[], EpisodeReturns]
+    go: Callable[[], Result]
 
     @property
     def title(self) -> str:
@@ -67,9 +74,9 @@ def run(jobs: Sequence[Job], out: Path, say: Callable[[str], None]) -> list[dict
         rest = f"; about {spent / done * left / 60:.0f} min left" if done else ""
         say(f"{len(jobs) - len(waiting) + i + 1}/{len(jobs)} {job.title}{rest}")
         began = time.perf_counter()
-        evaluation = job.go()
+        result = job.go()
         seconds = time.perf_counter() - began
-        record = {"plan": job.told, "evaluation": evaluation.to_dict(), "seconds": round(seconds, 1)}
+        record = {"plan": job.told, "evaluation": result.to_dict(), "seconds": round(seconds, 1)}
         out.mkdir(parents=True, exist_ok=True)
         write_json(job.file(out), record)
         found[job.title] = record

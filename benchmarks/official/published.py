@@ -27,11 +27,13 @@ class Shim:
     Attributes:
         old, new: texts.
         reason: why it does not run without.
+        file: whose text it is; the first one's if empty.
     """
 
     old: str
     new: str
     reason: str
+    file: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Published:
         commit: at which the files are as they are known.
         files: to be run; each imports only those after it.
         sha256: of all of them, one after the other, as published.
-        shims: changes of the first file's text.
+        shims: all changes of text.
+        packaged: their folders are packages, `a/b.py` the module `a.b`; else it is the module `b`.
     """
 
     option: str
@@ -53,6 +56,11 @@ class Published:
     files: tuple[Path, ...]
     sha256: str
     shims: tuple[Shim, ...] = ()
+    packaged: bool = False
+
+    def module(self, file: Path) -> str:
+        """The name by which a file is imported."""
+        return ".".join(file.with_suffix("").parts) if self.packaged else file.stem
 
     @contextmanager
     def loaded(self, folder: Path, stand_ins: Mapping[str, ModuleType]) -> Iterator[dict[str, ModuleType]]:
@@ -62,13 +70,17 @@ class Published:
             UserError: as `texts`, before a line of it is run.
         """
         texts = self.texts(folder)
-        before = {name: sys.modules.get(name) for name in (*stand_ins, *(file.stem for file in texts))}
+        packages = [".".join(parent.parts) for file in texts for parent in file.parents[:-1]] if self.packaged else []
+        names = map(self.module, texts)
+        before = {name: sys.modules.get(name) for name in (*stand_ins, *packages, *names)}
         made: dict[str, ModuleType] = {}
         try:
             sys.modules.update(stand_ins)
+            sys.modules.update({name: _package(name) for name in packages})
             with patch("torch.cuda.is_available", lambda: False):
                 for file in reversed(self.files):
-                    made[file.stem] = sys.modules[file.stem] = _module(file.stem, texts[file])
+                    name = self.module(file)
+                    made[name] = sys.modules[name] = _module(name, texts[file])
                 yield made
         finally:
             for name, module in before.items():
@@ -78,7 +90,7 @@ class Published:
                     sys.modules[name] = module
 
     def texts(self, folder: Path) -> dict[Path, str]:
-        """Every file's text, the first one's made to run.
+        """Every file's text, made to run.
 
         Raises:
             UserError: a file is missing, or is not as published.
@@ -91,13 +103,14 @@ class Published:
         first, *beside = self.files
         texts = {name: (folder / name).read_text() for name in self.files}
         for shim in self.shims:
-            found = texts[first].count(shim.old)
+            file = Path(shim.file) if shim.file else first
+            found = texts[file].count(shim.old)
             if found != 1:
                 raise UserError(
-                    f"{self.option} {folder}: {first} has {shim.old!r} {found} times, where the version that this "
+                    f"{self.option} {folder}: {file} has {shim.old!r} {found} times, where the version that this "
                     f"adapter was written for has it once; check out commit {self.commit}"
                 )
-            texts[first] = texts[first].replace(shim.old, shim.new)
+            texts[file] = texts[file].replace(shim.old, shim.new)
         if self.digest(folder) != self.sha256:
             names = f"{', '.join(map(str, (first, *beside[:-1])))} or {beside[-1]}" if beside else str(first)
             raise UserError(
@@ -122,6 +135,13 @@ class _Text(importlib.abc.InspectLoader):
 
     def is_package(self, fullname: str) -> bool:
         return False
+
+
+def _package(name: str) -> ModuleType:
+    """An empty one, whose modules are imported from texts alone."""
+    made = ModuleType(name)
+    made.__path__ = []
+    return made
 
 
 def _module(name: str, text: str) -> ModuleType:

@@ -209,7 +209,7 @@ class _Loop:
             while self.step < total:
                 self._advance()
             # Rows off the schedule come after the last checkpoint: a run with more steps cuts them off again.
-            if self.pending or any(run.interaction and run.interaction.finished for run in self.runs):
+            if self.pending or any(run.interaction and run.interaction.pending for run in self.runs):
                 self._log()
             if any(run.evaluated != self.step for run in self.runs):
                 self._evaluate()

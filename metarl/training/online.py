@@ -127,6 +127,11 @@ class Interaction:
         return self.taken * len(self.envs)
 
     @property
+    def pending(self) -> bool:
+        """Whether there are figures that no row tells of yet."""
+        return bool(self.finished or self._told)
+
+    @property
     def between_episodes(self) -> bool:
         """Whether the first environment has just been reset."""
         return self._begun[0] == self.taken
@@ -143,8 +148,6 @@ class Interaction:
                 kept = self._told.setdefault(name, [0.0, 0.0])
                 kept[0] += float(values.sum())
                 kept[1] += values.size
-            if self._carry is not None and len(self.envs) > 1:
-                raise ConfigError("a policy that carries a state from step to step explores in one environment: envs=1")
         for i, action in enumerate(actions.clip(-self.high, self.high)):
             row, columns = self.replay.row()
             columns["obs"][:] = self._obs[i]
@@ -207,6 +210,7 @@ class Interaction:
             "episode": self._episode,
             "begun": self._begun,
             "carries": self._carry is not None,
+            "carry": self._carry.tolist() if isinstance(self._carry, Tensor) else None,
             "finished": self.finished,
             "told": self._told,
         }
@@ -216,16 +220,19 @@ class Interaction:
 
         Raises:
             CheckpointError: the log is not whole, or an environment does not repeat its episode.
-            ConfigError: the policy carried a state, which a checkpoint in mid-episode does not hold.
+            ConfigError: the policy carried more than a tensor, which a checkpoint in mid-episode does not hold.
         """
         self.replay.restore(folder.replay, saved["replay"])
         self.taken, self.finished = saved["taken"], saved["finished"]
         self._told = {name: list(kept) for name, kept in saved.get("told", {}).items()}
         self._episode, self._begun = list(saved["episode"]), list(saved["begun"])
-        if saved.get("carries", False) and not self.between_episodes:
+        if saved.get("carry") is not None:
+            like = self.replay.rows
+            self._carry = torch.tensor(saved["carry"], dtype=like.dtype, device=like.device)
+        elif saved.get("carries", False) and not self.between_episodes:
             raise ConfigError(
-                f"{folder.path}: its policy carries a state from step to step, so the run cannot go on from the middle "
-                "of an episode; start it anew with all the steps that it is to have"
+                f"{folder.path}: its policy carries more than a tensor from step to step, so the run cannot go on from "
+                "the middle of an episode; start it anew with all the steps that it is to have"
             )
         n, first = len(self.envs), min(self._begun)
         lived = self.replay.read(folder.replay, first * n, (self.taken - first) * n)

@@ -80,6 +80,14 @@ def prepare(
             f"{experiment.where}: {', '.join(missing)} would stay as initialised; name the run that trained it, as in "
             f"init: {{{missing[0]}: 'runs/<name>-<hash>/{{seed}}'}}"
         )
+    if experiment.online is not None and experiment.online.envs > 1:
+        drawn = spec.action_dim if learner.exploration is None else learner.exploration
+        noise = torch.zeros(1, drawn)
+        if learner.act(learner.init().tree, torch.zeros(1, spec.obs_dim), None, noise, False)[1] is not None:
+            raise ConfigError(
+                f"{experiment.where}: a policy that carries a state from step to step explores in one environment: "
+                "set online.envs=1"
+            )
     for name, role in learner.roles.items():
         if role.source != "train" or train is not None or experiment.online is None:
             loaded |= _load_role(experiment, f"role {name!r}", role.source, seed, beside, loaded)

@@ -342,6 +342,11 @@ def test_pictures_show_every_method_and_task():
     ]
     assert [line.get_label() for line in figure.axes[0].lines] == ["POR", "BC"]
     assert [line.get_label() for line in figure.axes[2].lines] == ["POR", por.KEPT, "BC"]
+    looks = [{line.get_label(): line.get_color() for line in axis.lines} for axis in figure.axes[:3]]
+    assert looks[0] == {method: looks[1][method] for method in ("POR", "BC")}
+    assert [bar.get_color().tolist() for bar in figure.axes[3].collections] == [
+        bar.get_color().tolist() for bar in figure.axes[4].collections[::2]
+    ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["POR", por.KEPT, "BC"]
 
 

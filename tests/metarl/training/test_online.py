@@ -480,11 +480,12 @@ def test_spec_of_an_online_run_counts_gradient_steps(yaml):
         assert spec_of(env).obs_dim == setup.spec.obs_dim == 3
 
 
-@pytest.mark.parametrize("example", ["online", "offline_to_online", "gild"])
+@pytest.mark.parametrize("example", ["online", "offline_to_online", "pex", "gild"])
 def test_the_examples_run(tmp_path, example):
     file = Path(__file__).parents[3] / "examples" / f"{example}.yaml"
-    small = ["steps={offline: 10, online: 30}"] if example == "offline_to_online" else ["steps=40"]
-    small += ["data.train.size=1000"] if example == "offline_to_online" else ["online.random_steps=10"]
+    both = example in ("offline_to_online", "pex")
+    small = ["steps={offline: 10, online: 30}"] if both else ["steps=40"]
+    small += ["data.train={recipe: pendulum/medium, size: 1000}"] if both else ["online.random_steps=10"]
     small += ["data.demo.size=300"] if example == "gild" else []
     experiment = config.load(file, [*small, "evaluation.every=10", "evaluation.episodes=1", "compile=off"])
     folder = offline.train(experiment, 0, tmp_path, Silent())

@@ -6,7 +6,7 @@
 
 pi is a Gaussian around tanh of a network with one deviation for all states, over actions in units of their bounds. d is
 1 at terminations only. V moves first; the policy and Q then see the new V; the targets follow the new Q. The policy's
-learning rate falls to zero over the run by a cosine. Defaults are those of the authors' JAX code for locomotion
+learning rate falls to zero over the steps on data by a cosine. Defaults are those of the authors' JAX code for locomotion
 (ikostrikov/implicit_q_learning, configs/mujoco_config.py).
 
 Deviations from that code: none in a step's maths, but for actions in units of their bounds (the code's are in +-1
@@ -132,7 +132,7 @@ class IQL:
             return policy.combine(terms, 1.0), terms.metrics
 
         actor_optimizer, span = self.actor_optimizer, None
-        if self.actor_decay:  # on data; what follows online has the full rate, as PEX's fine-tuning
+        if self.actor_decay and spec.offline != 0:  # on data; online is at the full rate, as in PEX's code
             span = spec.offline or spec.steps
             actor_optimizer = cosine_decay(actor_optimizer, span, after=1.0 if spec.offline else None)
         first = (Update("value", "value", value_loss, self.value_optimizer),)

@@ -87,7 +87,7 @@ class POR:
     behaviour_optimizer: GradientTransformation = option(
         factory=lambda: adam(lr=1e-4), help="of the behaviour guide", group="metarl.optimizers"
     )
-    decay: bool = option(True, "let the rates of guide and execute policy fall to 0 by a cosine over their steps")
+    decay: bool = option(True, "let the rates of guide and execute policy fall to 0 by a cosine over the steps on data")
     train_execute: bool = option(True, "false keeps the execute policy as it is, to be loaded by `init`")
     batch_size: int = option(256, "transitions in a batch; with value=base the algorithm's", least=1)
     rewards: Rewards | None = option(None, "what is made of the data's rewards; null leaves it to the algorithm")
@@ -169,23 +169,24 @@ class POR:
 
         modules: dict[str, torch.nn.Module] = {"guide_policy": guide, "execute_policy": execute}
         before: tuple[Update, ...] = ()
-        start = 0
+        start, steps = 0, spec.offline or spec.steps
         if self.form == "v_guided":
             modules["behaviour_guide"] = nn.GaussianPolicy(obs, obs, hidden, generator, bounds, squashed=False)
-            learner, first = duration(learner, self.behaviour_steps, spec)
+            learner, first = duration(learner, self.behaviour_steps, replace(spec, steps=steps))
             start = first or 0
-            if start >= spec.steps:
+            if start >= steps:
                 raise ConfigError(
-                    f"objective por: behaviour_steps={start} leave none of the run's {spec.steps} steps; use fewer"
+                    f"objective por: behaviour_steps={start} leave none of the run's {steps} steps; use fewer"
                 )
             behaviour = Update("behaviour_guide", "behaviour_guide", behaviour_loss, self.behaviour_optimizer)
             before = (replace(behaviour, stop=start),)
         guide_optimizer, execute_optimizer = self.guide_optimizer, self.execute_optimizer
         if self.decay:
             guide_optimizer, execute_optimizer = (
-                cosine_decay(optimizer, spec.steps - start) for optimizer in (guide_optimizer, execute_optimizer)
+                cosine_decay(optimizer, steps - start, after=1.0 if spec.offline else None)
+                for optimizer in (guide_optimizer, execute_optimizer)
             )
-            learner = replace(learner, span=spec.steps)
+            learner = replace(learner, span=steps)
         apart = [Update("guide_policy", "guide_policy", guide_loss, guide_optimizer, start=start)]
         if self.train_execute:
             apart.append(Update("execute_policy", "execute_policy", execute_loss, execute_optimizer, start=start))
@@ -314,4 +315,6 @@ class _Guide:
         return nn.features(self.guide.net, nn.part(tree["guide_policy"], "net."), obs)
 
     def q(self, tree: Tree, obs: Tensor, action: Tensor) -> Tensor:
+        if self.base is not None:
+            return self.base.q(tree, obs, action)
         raise ConfigError("por learns no action-value function; choose an objective that needs none")

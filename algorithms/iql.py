@@ -6,8 +6,8 @@
 
 pi is a Gaussian around tanh of a network with one deviation for all states, over actions in units of their bounds. d is
 1 at terminations only. V moves first; the policy and Q then see the new V; the targets follow the new Q. The policy's
-learning rate falls to zero over the steps on data by a cosine. Defaults are those of the authors' JAX code for locomotion
-(ikostrikov/implicit_q_learning, configs/mujoco_config.py).
+learning rate falls to zero over the steps on data by a cosine. Defaults are those of the authors' JAX code for
+locomotion (ikostrikov/implicit_q_learning, configs/mujoco_config.py).
 
 Deviations from that code: none in a step's maths, but for actions in units of their bounds (the code's are in +-1
 throughout; the density differs by a constant). Targets move through `target - rate (target - source)`, which equals the

@@ -83,6 +83,7 @@ NOTES = """Smaller and shorter than the authors' runs, on either side: theirs ar
     gradient step, too."""
 LAYERS = 2
 UPDATES = 5  # that are compared number by number
+PHASES: tuple[Literal["IQL", "PEX"], ...] = ("IQL", "PEX")
 KEPT = "offline_ckpt"  # what their main_offline.py saves
 Curve = Mapping[int, float]  # step -> mean return
 
@@ -227,8 +228,9 @@ def official(code: Mapping[str, Any], cell: Cell, seed: int, told: Reporter) -> 
         with ExitStack() as opened:
             opened.enter_context(patch("torch.cuda.is_available", lambda: False))
             for name in ("main_offline", "main_online"):
-                ours = {"get_env_and_dataset": get_env_and_dataset, "eval_policy": eval_policy, "print": _quiet}
-                opened.enter_context(patch.multiple(code[name], create=True, **ours))
+                for ours in (get_env_and_dataset, eval_policy):
+                    opened.enter_context(patch.object(code[name], ours.__name__, ours))
+                opened.enter_context(patch.object(code[name], "print", _quiet, create=True))
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
             settings = _settings(cell, seed)
             code["main_offline"].main(SimpleNamespace(**settings, log_dir=str(folder / "offline")))
@@ -276,7 +278,8 @@ class Normalized:
 
     def __init__(self, env: gym.Env) -> None:
         assert isinstance(env.action_space, gym.spaces.Box) and env.spec is not None
-        self._env, self._seed = env, None
+        self._env = env
+        self._seed: int | None = None
         self.high: NDArray[Any] = env.action_space.high
         self.action_space = gym.spaces.Box(-1.0, 1.0, self.high.shape, np.float32)
         self._max_episode_steps = env.spec.max_episode_steps
@@ -462,7 +465,7 @@ def measured(checkout: Path, cells: Sequence[Cell], seeds: int, out: Path, style
         UserError: the checkout is not as published, or `out` holds other runs.
     """
     code = loaded(checkout)
-    same = {phase: first_updates(code, phase) for phase in ("IQL", "PEX")}  # type: ignore[arg-type]
+    same = {phase: first_updates(code, phase) for phase in PHASES}
     registered()
     runs = run(jobs(cells, seeds, code, out, style), out, lambda text: print(text, file=sys.stderr, flush=True))
     found = []

@@ -13,9 +13,10 @@ import torch
 
 from benchmarks import official_por
 from benchmarks.official import page
+from benchmarks.official.command import PAGE, RECORDS, RESULTS, SAME, recorded
 from benchmarks.official.comparison import OFFICIAL, OURS, Job, judge, run
 from benchmarks.official.published import Published, Shim
-from benchmarks.official_por import CELLS, FORMS, SAME, Cell, first_updates, loaded, main, official, ours, their_rows
+from benchmarks.official_por import CELLS, FORMS, Cell, first_updates, loaded, main, official, ours, their_rows
 from metarl import config
 from metarl.data.recipes import make_dataset
 from metarl.errors import UserError
@@ -61,6 +62,24 @@ def test_a_checkout_is_run_with_its_shims_and_stand_ins(code, tmp_path, monkeypa
     assert found["first"].y == 2 and found["first"].absent is absent and found["first"].gpu is False
     assert sys.modules["second"] is mine and not {"first", "absent"} & set(sys.modules)
     assert "on" in (tmp_path / "first.py").read_text()
+
+
+def test_folders_may_be_packages(tmp_path, monkeypatch):
+    texts = {"main.py": "from code.a.one import x\n", "code/a/one.py": "from ..two import x\n", "code/two.py": "x = 0"}
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    shims = (Shim("x = 0", "x = 1", "0 is not 1", "code/two.py"),)
+    known = Published("--code", "owner/name", "abc1234", tuple(map(Path, texts)), "", shims, packaged=True)
+    mine = ModuleType("code")
+    monkeypatch.setitem(sys.modules, "code", mine)
+    with replace(known, sha256=known.digest(tmp_path)).loaded(tmp_path, {}) as found:
+        assert sys.modules["code.a.one"] is found["code.a.one"]
+    assert set(found) == {"main", "code.a.one", "code.two"} and found["main"].x == 1
+    assert sys.modules["code"] is mine and not {"main", "code.a", "code.a.one", "code.two"} & set(sys.modules)
+    (tmp_path / "code/two.py").write_text("x = 2")
+    with pytest.raises(UserError, match=r"code/two\.py has 'x = 0' 0 times"):
+        known.texts(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["first.py", "second.py"])
@@ -353,8 +372,11 @@ def test_the_verdict():
 
 
 def test_the_page_tells_what_was_recorded():
+    assert page.page([json.loads((RESULTS / name).read_text()) for name in RECORDS]) == PAGE.read_text()
+
+
+def test_the_record_is_of_this_method():
     record = json.loads(official_por.RESULTS.read_text())
-    assert official_por.PAGE.read_text() == page.page([record])
     assert record["sha256"] == official_por.PUBLISHED.sha256 and record["stand_ins"] == official_por.STAND_INS
     assert max(record["first_updates"]["largest"].values()) < SAME
     cells = [{k: v for k, v in cell.items() if k != "sides"} for cell in record["cells"]]
@@ -368,20 +390,30 @@ def test_rows_of_the_table_and_of_changes():
     first = record["cells"][0]
     first["sides"][OFFICIAL]["scores"] = {"0": 0.1, "1": 0.2, "2": 0.3}
     first["sides"][OURS]["scores"] = {"0": 0.3, "1": 0.5, "2": 0.4}
-    record["shims"] = [{"old": "a", "new": "b", "reason": "it fails"}]
+    record["shims"] = [{"old": "a", "new": "b", "reason": "it fails", "file": ""}]
     row = page.table(record).rows[0]
     half = 4.302653 * 10 / np.sqrt(3)  # Student's 0.975 quantile at 2 degrees of freedom
     assert row[1] == f"20.0 ({20 - half:.1f} to {20 + half:.1f})"
     assert row[3].startswith("20.0 (") and row[4:] == ("3", "yes")
     assert page.scores(record).rows[1][1:] == ("30", "50", "40")
     text = page.page([record])
-    assert "run with 1 changes of text" in text and "- `a` becomes `b`: it fails." in text
+    assert "run with 1 change of text, listed below" in text and "- `a` in por.py becomes `b`: it fails." in text
 
 
 def test_the_command_writes_the_page_alone(tmp_path, capsys):
     assert main(["--write-only", "--page", str(tmp_path / "page.md")]) == 0
-    assert (tmp_path / "page.md").read_text() == official_por.PAGE.read_text()
+    assert (tmp_path / "page.md").read_text() == PAGE.read_text()
     assert "the authors' code" in capsys.readouterr().out
+
+
+def test_other_methods_records_are_found_beside_it(tmp_path):
+    for name in (*RECORDS, "mine.json"):
+        (tmp_path / name).write_text(json.dumps(name))
+    first, second = RECORDS
+    assert recorded(tmp_path / first, first) == recorded(tmp_path / second, second) == list(RECORDS)
+    assert recorded(tmp_path / "mine.json", first) == ["mine.json", second]
+    (tmp_path / first).unlink()
+    assert recorded(tmp_path / second, second) == [second]
 
 
 @pytest.mark.parametrize(

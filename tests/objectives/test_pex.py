@@ -569,9 +569,21 @@ def test_without_an_offline_phase_what_acts_must_be_given(phases, base):
 
 
 def test_a_policy_that_would_begin_after_the_switch_must_be_given(phases):
-    late = POR(form="v_guided", value="base", hidden=(16,), execute_hidden=(16,), behaviour_steps=0.5, decay=False)
-    assert phases(IQL(**SMALL), late, pex(), offline=4, online=16).given == {"guide_policy", "execute_policy"}
-    assert not phases(IQL(**SMALL), late, pex(), offline=16, online=4).given
+    class Late:
+        def attach(self, learner, spec, generator):
+            stages = (tuple(replace(u, start=8) if u.name == "actor" else u for u in s) for s in learner.stages)
+            return replace(learner, stages=tuple(stages))
+
+    assert phases(IQL(**SMALL), Late(), pex(), offline=8, online=12).given == {"actor"}
+    assert not phases(IQL(**SMALL), Late(), pex(), offline=9, online=12).given
+
+
+def test_the_schedules_of_por_lie_in_the_phase_on_data(phases):
+    settings = {"form": "v_guided", "value": "base", "hidden": (16,), "execute_hidden": (16,), "behaviour_steps": 0.5}
+    learner = phases(IQL(**SMALL), POR(**settings), pex(), offline=8, online=12)
+    assert learner.updates["guide_policy"].start == 4 and learner.span == 8 and not learner.given
+    with pytest.raises(ConfigError, match="leave none of the run's 8 steps"):
+        phases(IQL(**SMALL), POR(**{**settings, "behaviour_steps": 8}), pex(), offline=8, online=12)
 
 
 # -- the cosine of the phase on data -----------------------------------------------------------------------------

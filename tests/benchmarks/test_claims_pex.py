@@ -53,7 +53,7 @@ def made(name, axes, curves, sd=1.0, seeds=SEEDS):
         # Another order in every one of ten cells, so that differences vary.
         order = np.roll(np.arange(SEEDS), len(cells))[:: 1 if len(cells) % 10 < SEEDS else -1]
         data = 0 if set(ANEW) & set(combination) else DATA
-        env = "Pendulum-v1" if labels["task"] == "pendulum" else None
+        env = "Pendulum-v1" if labels["dataset"] == "pendulum" else None
         own = curves(labels)
         runs = tuple(_run(s, own, env, data, sd * WOBBLE[order[s]]) for s in range(seeds))
         row, column = " · ".join(combination[1:]), combination[0]
@@ -64,7 +64,7 @@ def made(name, axes, curves, sd=1.0, seeds=SEEDS):
 
 def strategies(curves, **options):
     """Curves by strategy, on both tasks; `curve()` where none is given."""
-    axes = {"task": TASKS, "strategy": STRATEGIES}
+    axes = {"dataset": TASKS, "strategy": STRATEGIES}
     return made(pex.STRATEGIES, axes, lambda labels: curves.get(labels["strategy"], curve()), **options)
 
 
@@ -115,7 +115,7 @@ def test_pex_must_be_ahead_on_every_task():
     assert all(verdict.outcome == "held" for says, verdict in verdicts(results).items() if "better" in says)
     cells = []
     for cell in results.cells:
-        if cell.labels == {"task": "pendulum", "strategy": "PEX"}:
+        if cell.labels == {"dataset": "pendulum", "strategy": "PEX"}:
             cell = replace(cell, runs=tuple(_run(s, curve(late=30.0), "Pendulum-v1") for s in range(SEEDS)))
         cells.append(cell)
     verdict = verdicts(replace(results, cells=tuple(cells)))["PEX is better than AWAC in the end"]
@@ -173,7 +173,7 @@ def test_seeds_that_all_fall_alike_are_a_drop():
     ],
 )
 def test_larger_sets(late, outcomes):
-    axes = {"task": TASKS, "policies": tuple(late)}
+    axes = {"dataset": TASKS, "policies": tuple(late)}
     results = made(pex.SETS, axes, lambda labels: curve(late=late[labels["policies"]]))
     assert [verdict.outcome for verdict in verdicts(results).values()] == outcomes
 
@@ -187,7 +187,7 @@ def test_larger_sets(late, outcomes):
     ],
 )
 def test_the_inverse_temperature(late, best, adaptive):
-    axes = {"task": TASKS, "inverse temperature": ("1", "3", "10", "20", "adaptive")}
+    axes = {"dataset": TASKS, "inverse temperature": ("1", "3", "10", "20", "adaptive")}
     results = made(
         pex.TEMPERATURE, axes, lambda labels: curve(late=late.get(labels["inverse temperature"], 50.0)), seeds=3
     )
@@ -199,7 +199,7 @@ def test_the_inverse_temperature(late, best, adaptive):
 
 def test_a_pair_of_options_by_hand():
     """Of 20 at the switch, four times 20 and six times 50: (4 * 20 + 35 + 5 * 50) / 10 = 36.5."""
-    axes = {"task": ("pendulum",), "expectile": ("0.5", "0.9"), "inverse temperature": ("1", "10")}
+    axes = {"dataset": ("pendulum",), "expectile": ("0.5", "0.9"), "inverse temperature": ("1", "10")}
     best = {"expectile": "0.9", "inverse temperature": "10"}
     results = made(
         pex.SENSITIVITY, axes, lambda labels: curve(late=80.0 if best.items() <= labels.items() else 50.0), sd=0.1
@@ -218,7 +218,7 @@ def test_a_pair_of_options_by_hand():
 
 def test_the_critic():
     late = {"carried on": 80.0, "values given": 79.9, "fresh": 50.0}
-    axes = {"task": TASKS, "critic": ("offline alone", *late)}
+    axes = {"dataset": TASKS, "critic": ("offline alone", *late)}
     results = made(pex.CRITIC, axes, lambda labels: curve(late=late.get(labels["critic"], 0.0)))
     assert [verdict.outcome for verdict in verdicts(results).values()] == ["held", "held", "undecided"]
 
@@ -268,7 +268,7 @@ def test_pictures_show_every_strategy_from_the_switch_on():
         assert {line.get_xdata()[-1] for name, line in lines.items() if name in STRATEGIES} == {ONLINE}
         assert lines["PEX"].get_ydata()[-1] == pytest.approx(90)
         assert len(axis.collections) == len(STRATEGIES)
-    axes = {"task": TASKS, "critic": (pex.OFFLINE, "carried on", "fresh")}
+    axes = {"dataset": TASKS, "critic": (pex.OFFLINE, "carried on", "fresh")}
     figure = pictures_pex.options(made(pex.CRITIC, axes, lambda labels: curve()))
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["carried\non", "fresh"]
 

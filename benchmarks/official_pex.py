@@ -71,7 +71,7 @@ PUBLISHED = Published(
 STAND_INS = {
     "gym": "imported for its `make`, which is never called",
     "d4rl": "imported for data and scores that are never asked for",
-    "tqdm": "its `trange` counts for our progress",
+    "tqdm": "its `trange` is `range`",
 }
 NOTES = """Smaller and shorter than the authors' runs, on either side: theirs are of a million gradient steps and a
     million environment steps, with 256 units in every hidden layer, batches of 256, rates of 0.0003 and 0.005, and

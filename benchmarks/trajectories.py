@@ -245,8 +245,8 @@ def drawn(found: Sequence[Found], shown: int = SHOWN, value: bool = False) -> tu
     """The picture, and what is written below every map."""
     panels = [(one, stage) for one in found for stage in range(len(one.world.stages) if value else 1)]
     columns = min(COLUMNS, len(panels))
-    if value and any(len(one.world.stages) > 1 for one in found):
-        columns = max(len(one.world.stages) for one in found)
+    if value and (stages := max(len(one.world.stages) for one in found)) > 1:
+        columns = stages if len(found) == 1 else 2 * stages  # the stages of a run side by side
     rows = -(-len(panels) // columns)
     side = 4.9 if columns < 3 else 4.2
     notes = [summary(one) for one in found]

@@ -18,7 +18,7 @@ INTRODUCTION = """Methods whose authors published code, trained by that code and
     parameters, the batches and the noise, by other draws on either side."""
 RUN = """{repository} at commit {commit}: {files}, sha256 {sha256}, {changes}. Stand-ins are imported in the place of
     {stand_ins}. {loop} No GPU is seen."""
-SAME = """Number by number: from equal parameters, with equal batches and noise, {updates} updates in float64 differ by
+SAME = """Number by number: from equal parameters, with equal batches and draws, {updates} updates in float64 differ by
     at most {largest} in any parameter, relative to the largest of its tensor. A test holds them to {bound:g}."""
 READING = """{rule}. Intervals are Student's over seeds; the difference, ours less the authors', is taken seed by seed.
     {score} Overlap says that {seeds} seeds show no difference; one that the interval of the difference holds may still

@@ -46,6 +46,7 @@ def test_fewer_than_five_seeds_are_refused():
         judge(Spread(-900.0, 30.0, 4), Spread(-800.0, 40.0, 5), -800.0, -1300.0, -100.0, 1000)
 
 
+@pytest.mark.slow
 def test_a_suite_without_the_two_rows_is_a_users_mistake(bench, tmp_path, capsys):
     record = tmp_path / "record.json"
     assert acceptance.main([str(bench[0] / "runs" / "small"), "--record", str(record)]) == 2

@@ -97,7 +97,7 @@ def test_an_unreadable_result_is_not_finished(tmp_path, bench):
     assert broken.finished
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_a_signal_stops_the_children_and_the_run_goes_on_later(suite_file, number):
     folder = suite_file.parent
     command = [sys.executable, "-m", "metarl", "bench", "suite.yaml", "steps=1000000", "seeds=[0]", "name=long"]

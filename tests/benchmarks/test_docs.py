@@ -63,6 +63,7 @@ def test_the_mistakes_that_the_page_suggests_are_found(metarl, folder, sound, mi
         assert word in printed
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_as_printed(metarl, folder):
     """The suite and its report, with few steps and small datasets that the session has made already."""
     assert "metarl bench compare.yaml" in commands("learned_loss.md")

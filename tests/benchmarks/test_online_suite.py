@@ -34,6 +34,7 @@ def test_the_shipped_suites_are_sound(name):
     assert all(cell.experiment.online and not cell.experiment.data for cell in loaded.cells)
 
 
+@pytest.mark.slow
 def test_a_suite_without_any_data(metarl, tmp_path):
     planned = metarl(tmp_path, "bench", "online_pendulum", *SHORT, "--dry-run").stdout
     assert "3 runs" in planned
@@ -57,6 +58,7 @@ def test_a_suite_of_two_phases(metarl, tmp_path):
     assert [(len(cell.finished), cell.steps) for cell in loaded.cells] == [(1, 40), (1, 40)]
 
 
+@pytest.mark.slow
 def test_runs_without_a_suite_are_named_after_their_environment(metarl, tmp_path):
     (tmp_path / "one.yaml").write_text(
         "algorithm: {name: td3, hidden: [8]}\nonline: {env: Pendulum-v1, random_steps: 5}\nsteps: 20\n"

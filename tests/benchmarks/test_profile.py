@@ -113,6 +113,7 @@ def test_names_of_the_profiler_have_groups():
         assert {found for found, us in by_group({name: 1.0}).items() if us} == {group}, name
 
 
+@pytest.mark.slow
 def test_a_quick_look_measures_every_part_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", "")  # put back afterwards: the command names a folder of its own
     out = tmp_path / "profile.json"

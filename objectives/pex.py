@@ -30,6 +30,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -123,10 +124,12 @@ class PEX:
             wanted = (self.entropy or 0.0) * torch.log(tree["policy_set"]["size"])
             return log_kappa * stop_gradient(wanted - found), {"inverse_temperature": log_kappa.exp(), "entropy": found}
 
-        stops = [*starts[1:], None]
+        names, stops = [_group(i + 1) for i in range(len(starts))], [*starts[1:], None]
         update = Update("", "", None, self.policy_optimizer)
         newest = tuple(
-            replace(update, name=_group(i + 1), params=_group(i + 1), loss=_Of(policy_loss, i), start=start, stop=stop)
+            replace(
+                update, name=_group(i + 1), params=_group(i + 1), loss=partial(policy_loss, i), start=start, stop=stop
+            )
             for i, (start, stop) in enumerate(zip(starts, stops, strict=True))
         )
         grown = tuple(
@@ -154,9 +157,7 @@ class PEX:
                 ),
             )
         return replace(
-            learner.with_modules(**{_group(i + 1): policy for i, policy in enumerate(policies)})
-            .with_tensors(**tensors)
-            .with_noise(**noise),
+            learner.with_modules(**dict(zip(names, policies, strict=True))).with_tensors(**tensors).with_noise(**noise),
             stages=(grown, *learner.stages, last),
             act=chosen.act,
             told=chosen.told,
@@ -174,18 +175,6 @@ class PEX:
                 "gradient steps"
             )
         return replace(learner, span=spec.steps) if any(step < 1 for step in self.grow) else learner, starts
-
-
-@dataclass(frozen=True)
-class _Of:
-    """A loss of the i-th policy that joins."""
-
-    loss: Any
-    i: int
-
-    def __call__(self, tree: Tree, batches: Batches) -> tuple[Tensor, Metrics]:
-        found: tuple[Tensor, Metrics] = self.loss(self.i, tree, batches)
-        return found
 
 
 @dataclass(frozen=True)

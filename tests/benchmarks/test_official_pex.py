@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from benchmarks.official_pex import (
 )
 from metarl import config
 from metarl.envs import make_env
-from metarl.training.evaluation import EpisodeReturns
+from metarl.training.evaluation import EpisodeReturns, Evaluator
 from metarl.training.progress import Silent
 from metarl.training.setup import prepare
 
@@ -211,7 +212,10 @@ def test_the_authors_scripts_are_told_the_cell_and_evaluated_as_ours(fakes, cell
     env = make_env(setup.online.env)
     env.reset(seed=3)
     assert rewards == pytest.approx([0.1 * env.step(np.array([-2.0], np.float32))[1] for _ in range(200)])
-    assert all(len(each.returns) == 2 for each in found.at.values())
+    evaluator = Evaluator(lambda: make_env(setup.env), 2, 3)
+    for step in (40, 240):  # half of the greatest torque to the left, from the starts of ours
+        assert found.at[step] == evaluator(lambda obs, carry: (np.full((len(obs), 1), 1.0, np.float32), carry), step)
+    evaluator.close()
 
 
 def _rows(columns):
@@ -228,7 +232,9 @@ def test_their_share_of_samples_is_0_while_they_are_evaluated(fakes):
 
 def test_their_environment_takes_actions_in_units_of_their_bounds():
     setup = prepare(config.build(EXPANDED.experiment(), "test"), 0)
-    env, plain = Normalized(make_env(setup.online.env)), make_env(setup.online.env)
+    given = []
+    told = gym.wrappers.TransformAction(make_env(setup.online.env), lambda a: given.append(float(a[0])) or a, None)
+    env, plain = Normalized(told), make_env(setup.online.env)
     assert env._max_episode_steps == 200 and env.action_space.high == 1
     env.seed(4)
     first = env.reset()
@@ -237,6 +243,7 @@ def test_their_environment_takes_actions_in_units_of_their_bounds():
         state, reward, done, _ = env.step(np.array([action], np.float32))
         expected = plain.step(np.array([2 * min(action, 1)], np.float32))
         assert np.array_equal(state, expected[0]) and (reward, done) == (expected[1], False)
+    assert given == [0.5, 2.0]
     assert not np.array_equal(env.reset(), first)  # the seed is of one reset
 
 

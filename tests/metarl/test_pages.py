@@ -32,6 +32,7 @@ SWITCHES = {
     "sac_bc": ("algorithm.auto_temperature=true",),
     "cql": ("algorithm.lagrange=1.0",),
     "gorl": ("watch=[guide]",),
+    "pex": ("objective.entropy=0.5",),
 }
 
 
@@ -72,7 +73,7 @@ def experiment(name: str, folder: Path, *overrides: str) -> config.Experiment:
     sizes = [f"data.{source}.size=600" for source in whole.data]
     sizes += ["online.random_steps=4", "online.learn_from=4"] if whole.online else []
     both = whole.online is not None and 0 < whole.offline_steps < whole.steps
-    sizes += ["steps.offline=20", "steps.online=20"] if both else ["steps=40"]
+    sizes += ["steps.offline=20", "steps.online=220"] if both else ["steps=40"]
     shape = OWN_SHAPE if type(whole.algorithm) is Nothing else SHAPE
     return config.load(file, [*SHORT, *shape, *sizes, *overrides])
 

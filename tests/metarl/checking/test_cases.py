@@ -97,5 +97,5 @@ def test_objectives_are_attached_to_the_algorithm_that_asks_to_be_first(monkeypa
     monkeypatch.setattr(TD3BC, "check_first", False)
     assert make(plan).algorithm == "cql"
     monkeypatch.setattr(CQL, "check_first", False)
-    assert make(plan).algorithm == "cql"  # bc, before it, has no policy to hook on
+    assert make(plan).algorithm == "awac"
     assert make(Plan({"name": "gorl", "every": 2}, "iql")).algorithm == "iql"

@@ -224,7 +224,12 @@ def test_every_item_of_the_papers_has_one_answer_that_exists():
             assert key not in item or (ROOT / item[key]).is_file(), item
 
 
-@pytest.mark.parametrize("name", suite.shipped())
+MANY_CELLS = ("gorl_figure_4_bases", "gorl_figure_5", "gorl_table_i", "gorl_table_iv", "gorl_table_iv_bases")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MANY_CELLS)) for name in suite.shipped()]
+)
 def test_shipped_suites_are_sound(name):
     path = suite.find(name)
     loaded = suite.load(path)

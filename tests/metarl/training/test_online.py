@@ -326,6 +326,7 @@ def test_replayed_observations_are_normalised_as_the_data_is(run):
 # -- killed and resumed ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_with_the_same_bits(run, yaml, tmp_path):
     whole = contents(run())
     command = [sys.executable, "-m", "metarl", "train", str(yaml), "--progress", "lines", "--root", str(tmp_path / "k")]

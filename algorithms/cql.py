@@ -185,7 +185,7 @@ class CQL:
             _, log_prob = policy.sample(tree, batch["obs"], noise["policy"])
             return (policy.temperature(tree) * log_prob).mean() + policy.imitation(tree, batch, noise)
 
-        warm = self.bc_steps if self.bc_share is None else round(self.bc_share * spec.steps)
+        warm = self.bc_steps if self.bc_share is None else round(self.bc_share * (spec.offline or spec.steps))
         estimates = (
             *([Update("cloning", "actor", cloning_loss, self.actor_optimizer, stop=warm)] if warm else []),
             Update("actor", "actor", actor_loss, self.actor_optimizer, start=warm),
@@ -215,7 +215,7 @@ class CQL:
             policy=policy,
             normalize=self.normalize,
             rewards=self.rewards,
-            span=None if self.bc_share is None else spec.steps,
+            span=None if self.bc_share is None else spec.offline or spec.steps,
         )
 
 

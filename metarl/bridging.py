@@ -83,7 +83,7 @@ def frozen(learner: Learner, spec: Spec, name: str) -> tuple[Learner, Offline]:
     before = learner
     learner = _changed(learner, lambda update: update if kept(update) else _until(update, spec.offline or 0))
     untrained = _moved(before) - _moved(learner)
-    return replace(learner, given=learner.given | (acting(learner, spec) & untrained)), offline
+    return replace(learner, last=name, given=learner.given | (acting(learner, spec) & untrained)), offline
 
 
 def replaced(learner: Learner, group: str, new: Update, stop: int) -> Learner:

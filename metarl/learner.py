@@ -35,7 +35,7 @@ class Spec:
         obs_keys: keys of a dict observation in the order of the vector; empty where it has always been a vector.
         steps: gradient steps of the run; a learner whose schedules depend on it says so in `Learner.span`.
         offline: those of them on data, before an environment is met; None where none ever is.
-        time_limit: steps after which the evaluation environment cuts an episode; None where it never does.
+        time_limit: steps after which the environment that is met (or evaluated in) cuts an episode; None where never.
     """
 
     obs_dim: int
@@ -196,6 +196,7 @@ class Learner:
         rewards: what is made of every role's rewards, by the training data's returns.
         span: steps that its schedules were made for; None where they depend on no such number.
         rewritten: policy Updates whose loss is an objective's.
+        last: the objective after which no other may be attached, where there is one.
         given: groups that make no sense as they are initialised: a run must give them by `init`.
         exploration: standard normal numbers that an exploring action reads; one for each of its dimensions if None.
         told: `(tree, obs [N, O], carry, noise) -> name -> [N]`: what there is to know of an exploring action; its mean
@@ -217,6 +218,7 @@ class Learner:
     rewards: Rewards = field(default_factory=Rewards)
     span: int | None = None
     rewritten: frozenset[str] = frozenset()
+    last: str | None = None
     given: frozenset[str] = frozenset()
     exploration: int | None = None
     told: Told | None = None

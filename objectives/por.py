@@ -176,12 +176,12 @@ class POR:
             start = first or 0
             if start >= steps:
                 raise ConfigError(
-                    f"objective por: behaviour_steps={start} leave none of the run's {steps} steps; use fewer"
+                    f"objective por: behaviour_steps={start} leave none of the {steps} steps on data; use fewer"
                 )
             behaviour = Update("behaviour_guide", "behaviour_guide", behaviour_loss, self.behaviour_optimizer)
             before = (replace(behaviour, stop=start),)
         guide_optimizer, execute_optimizer = self.guide_optimizer, self.execute_optimizer
-        if self.decay:
+        if self.decay and spec.offline != 0:
             guide_optimizer, execute_optimizer = (
                 cosine_decay(optimizer, steps - start, after=1.0 if spec.offline else None)
                 for optimizer in (guide_optimizer, execute_optimizer)

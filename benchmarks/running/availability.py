@@ -97,9 +97,9 @@ def _fitted(experiment: Experiment, cards: _Cards, suite: Suite) -> Experiment:
     except DatasetUnavailable:  # without it there is no learner to say which of the others it reads
         cards.note_missing(experiment, experiment.data)
         raise
-    env = environments(experiment, recorded)[1]
+    train_env, env = environments(experiment, recorded)
     made = make_env(env)
-    learner = build_learner(experiment, of_run(spec_of(made), experiment, env), seed=0)
+    learner = build_learner(experiment, of_run(spec_of(made), experiment, train_env or env), seed=0)
     made.close()
     groups = learner.init().tree
     for group in experiment.init:

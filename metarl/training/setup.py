@@ -68,7 +68,7 @@ def prepare(
     train = experiment.data.get("train")
     loaded = {} if train is None else {"train": _load(experiment, "train", seed, beside)}
     train_env, env = environments(experiment, loaded["train"].card.env_spec if "train" in loaded else None)
-    spec = of_run(_spec(env, loaded), experiment, env)
+    spec = of_run(_spec(env, loaded), experiment, train_env or env)
     learner = build_learner(experiment, spec, seed)
     if not learner.updates:
         raise ConfigError(
@@ -209,6 +209,11 @@ def build_learner(experiment: Experiment, spec: Spec, seed: int) -> Learner:
     try:
         learner = experiment.algorithm.build(spec, generator(seed, "init", "algorithm"))
         for i, objective in enumerate(experiment.objectives):
+            if learner.last is not None:
+                raise ConfigError(
+                    f"objective {learner.last} must come last, after those that change how the offline policy learns; "
+                    "put it at the end of the list"
+                )
             learner = objective.attach(learner, spec, generator(seed, "init", "objective", i))
             if not isinstance(learner, Learner):
                 raise ConfigError(f"{type(objective).__name__}.attach returned {learner!r}; it must return a Learner")

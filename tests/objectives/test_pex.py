@@ -582,7 +582,7 @@ def test_the_schedules_of_por_lie_in_the_phase_on_data(phases):
     settings = {"form": "v_guided", "value": "base", "hidden": (16,), "execute_hidden": (16,), "behaviour_steps": 0.5}
     learner = phases(IQL(**SMALL), POR(**settings), pex(), offline=8, online=12)
     assert learner.updates["guide_policy"].start == 4 and learner.span == 8 and not learner.given
-    with pytest.raises(ConfigError, match="leave none of the run's 8 steps"):
+    with pytest.raises(ConfigError, match="leave none of the 8 steps on data"):
         phases(IQL(**SMALL), POR(**{**settings, "behaviour_steps": 8}), pex(), offline=8, online=12)
 
 
@@ -691,6 +691,11 @@ def contents(folder):
         "step": saved.step,
         "tensors": {name: value.numpy().tobytes() for name, value in saved.tensors.items()},
     }
+
+
+def test_no_objective_may_follow(train):
+    with pytest.raises(ConfigError, match=r"objective pex must come last, after those that change how"):
+        train("objective=[{name: pex}, {name: fixed}]")
 
 
 def test_killed_around_the_switch_it_ends_with_the_same_bits(train):

@@ -585,7 +585,7 @@ def test_the_behaviour_phase_is_a_number_of_steps_or_a_share(build):
         ({"base": TD3BC(hidden=(8,)), "value": "base"}, "td3_bc learns no state-value function"),
         ({"base": BC(hidden=(8,)), "value": "base"}, "por with value=base"),
         ({"value": "base"}, "por with value=base: this algorithm exposes no policy"),
-        ({"form": "v_guided", "behaviour_steps": 25}, "behaviour_steps=25 leave none of the 25 steps on data; use fewer"),
+        ({"form": "v_guided", "behaviour_steps": 25}, "behaviour_steps=25 leave none of the 25 steps on data"),
         ({"form": "v_guided", "behaviour_steps": 30}, "behaviour_steps=30 leave none"),
         ({"form": "v_guided", "behaviour_steps": 0.99}, "behaviour_steps=25 leave none"),
     ],

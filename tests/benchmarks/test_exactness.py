@@ -65,6 +65,7 @@ def test_the_oracle_agrees_with_finite_differences_of_the_optimum(kind):
         np.testing.assert_allclose(mixed[:, j], slope, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_committed_page_has_the_rows_of_the_grid(measured):
     def skeleton(text):
         return re.sub(r"\d\S*(?: s\.e\.)?", "#", text)
@@ -81,6 +82,7 @@ def rows():
     return choice.measure()
 
 
+@pytest.mark.slow
 def test_the_table_of_costs_says_what_the_page_says_of_it(rows):
     steps = choice.STEPS
     cg, unrolled = rows[f'Implicit("cg", iterations={steps})'], rows[f"Unrolled(steps={steps})"]

@@ -272,6 +272,7 @@ def test_values_under_let_go_from_one_axis_to_another(tmp_path):
         suite.load(suite_file, ["let.alhpa=7"])
 
 
+@pytest.mark.slow
 def test_gorl_s_suites_run_on_another_base_with_its_own_period():
     cql = ["algorithm={name: cql, preset: locomotion}", "let.gorl=cql", "name=other"]
     for name in ("gorl_figure_3", "gorl_figure_4", "gorl_figure_5", "gorl_table_iv", "gorl_first_experiment"):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.cells import ahead, cell_of, course, iqm_text, mean_text, of_each, scores_of
-from benchmarks.claims.gorl import TOTAL, beats_every_constant, better
 from benchmarks.claims.verdict import BySeed, Claim, Difference, Verdict, called, directions, mean
 from benchmarks.results import Results, Run
 from benchmarks.statistics import holm, mean_interval
@@ -233,6 +232,15 @@ def _two(scores: BySeed) -> str:
     return f"{mean(scores):,.2f}".replace("-", "−")
 
 
+# -- a learned degree ------------------------------------------------------------------------------------------
+
+
+def beats_every_constant(results: Results) -> Verdict:
+    """Is GORL above every constant degree?"""
+    constants = [label for label in results.axes["method"] if label.startswith("fixed ")]
+    return ahead("method", "GORL quick", constants, results, score=late)
+
+
 # -- the claims ------------------------------------------------------------------------------------------------
 
 POINTMAZE, ROOMS = "por_pointmaze", "por_four_rooms"
@@ -323,17 +331,16 @@ CLAIMS = (
         "POR",
         "(not in the paper)",
         f"a learned degree of constraint ({_QUICK}) does better than POR's own",
-        TOTAL,
+        f"by the mean of the second half of the evaluations, {_EACH.format(what='each dataset')}",
         LEARNED,
-        partial(better, "GORL quick", "fixed 1.0"),
+        partial(ahead, "method", "GORL quick", ("fixed 1.0",), score=late),
     ),
     Claim(
         "POR",
         "(not in the paper)",
-        f"a learned degree ({_QUICK}) beats every constant one in total",
-        "the mean over datasets is significantly above that of every constant (Holm over them); refuted where it "
-        "is significantly below one",
+        f"a learned degree ({_QUICK}) beats every constant one",
+        f"by the same mean, {_EACH.format(what='each of them')}",
         LEARNED,
-        partial(beats_every_constant, "GORL quick"),
+        beats_every_constant,
     ),
 )

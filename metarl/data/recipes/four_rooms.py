@@ -32,7 +32,7 @@ class FourRooms(Recipe):
     """metarl/FourRooms-v0."""
 
     name: ClassVar[str] = "four_rooms"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     env_id: ClassVar[str] = "metarl/FourRooms-v0"
     task: ClassVar[Task] = "plain"
     named: ClassVar[dict[Point, float]] = {GOAL: 0.01, KEY: 0.03}  # point -> share of the legs of `wandering` to it

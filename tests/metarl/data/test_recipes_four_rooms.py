@@ -123,7 +123,7 @@ def test_made_by_the_command_and_read_again(minari_root):
     name = "metarl.data.recipes.four_rooms:FourRoomsKey/medium"
     result = CliRunner().invoke(app, ["make", name, "--size", "700"])
     assert result.exit_code == 0, result.output
-    data = load_minari("metarl/four_rooms_key/medium-700-s0-v1")
+    data = load_minari("metarl/four_rooms_key/medium-700-s0-v2")
     assert len(data) == 700 and data.card.env_id == "metarl/FourRoomsKey-v0"
     assert (data.layout.obs_dim, data.layout.action_dim) == (3, 2)
     assert "75 %" in data.card.policy and "acceptance" not in data.card.figures

@@ -28,11 +28,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator, PercentFormatter
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks.colours import FAINT, GRID, INK, PALETTE, ramp
 from benchmarks.drawing import STYLE, compact, plain, steps_axis, to_png
-from benchmarks.planes import Acting, World, acting, world_of
+from benchmarks.planes import Acting, World, acting, say, world_of
 from benchmarks.reading import read_run
 from metarl.data.replay import Replay
 from metarl.data.transitions import Layout
@@ -417,14 +416,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _say(str(out))
+    say(str(out))
     for one, note in zip(found, notes, strict=True):
-        _say(f"{one.run.title}: {note}")
+        say(f"{one.run.title}: {note}")
     return 0
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

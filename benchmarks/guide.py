@@ -31,12 +31,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
-from rich.console import Console
 from scipy import stats
 
 from benchmarks.colours import FAINT, GRID, INK, PALETTE
 from benchmarks.drawing import STYLE, plain, to_png
-from benchmarks.planes import Near, Trained, World, read, world_of
+from benchmarks.planes import Near, Trained, World, read, say, world_of
 from metarl import nn
 from metarl.errors import ConfigError, UserError
 from metarl.process import settle
@@ -467,9 +466,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept = []
             for path in options.runs:
                 kept.append(record(read(path, options.beside)))
-                _say(f"{path}: {summary(kept[-1])}")
+                say(f"{path}: {summary(kept[-1])}")
             write_json(RESULTS, {"runs": kept, "environment": environment()})
-            _say(f"{RESULTS}: {len(kept)} runs")
+            say(f"{RESULTS}: {len(kept)} runs")
             return 0
         for path in options.runs:
             out = options.out or path / "guide.png"
@@ -478,15 +477,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             figure, notes = drawn(sample(run))
             export.write_bytes(out, to_png(figure))
             for text in (f"{out}: {run.title}", *notes):
-                _say(text)
+                say(text)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

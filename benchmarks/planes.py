@@ -18,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
+from rich.console import Console
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import dijkstra
 from scipy.spatial import cKDTree
@@ -350,3 +351,8 @@ def _moved(index: NDArray[Any], dy: int, dx: int) -> NDArray[Any]:
 def _rectangle(axis: Axes, wall: Wall, colour: str, zorder: float) -> None:
     size = wall.right - wall.left, wall.top - wall.bottom
     axis.add_patch(Rectangle((wall.left, wall.bottom), *size, facecolor=colour, linewidth=0, zorder=zorder))
+
+
+def say(text: str) -> None:
+    """One line for people, as it is."""
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)

@@ -34,11 +34,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Rectangle
 from numpy.typing import NDArray
-from rich.console import Console
 
 from benchmarks.colours import FAINT, INK, PALETTE
 from benchmarks.drawing import STYLE, plain, to_png
-from benchmarks.planes import GOAL, Points, Trained, World, need_world, read
+from benchmarks.planes import GOAL, Points, Trained, World, need_world, read, say
 from metarl.data.transitions import Transitions
 from metarl.envs import make_env
 from metarl.errors import ConfigError, UserError
@@ -420,14 +419,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _say(str(out))
+    say(str(out))
     for one, note in zip(found, notes, strict=True):
-        _say(f"{one.run.title}: {note}")
+        say(f"{one.run.title}: {note}")
     return 0
-
-
-def _say(text: str) -> None:
-    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -275,6 +275,16 @@ def test_h_of_a_running_episode_is_the_one_that_it_began_with(build, switched):
 
 
 @pytest.mark.parametrize("schedule", ["curriculum", "random"])
+def test_a_deterministic_action_ignores_noise(build, switched, schedule):
+    learner = build(schedule=schedule)
+    tree = switched(learner, online=1).tree
+    tree = {**tree, "jump_start": {**tree["jump_start"], "horizon": torch.zeros((), dtype=torch.float64)}}
+    obs, noise = torch.zeros(2, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)
+    with_noise, without = (learner.act(tree, obs, None, given, True) for given in (noise, None))
+    assert torch.equal(with_noise[0], without[0]) and torch.equal(with_noise[1], without[1])
+
+
+@pytest.mark.parametrize("schedule", ["curriculum", "random"])
 @pytest.mark.parametrize("horizon", [2, None])
 def test_evaluated_on_data_is_the_offline_policy_alone(build, switched, schedule, horizon):
     """Whatever h: on data the fresh policy has learned nothing."""
